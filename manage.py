@@ -1,0 +1,12 @@
+#!/usr/bin/env python
+"""Django's command line, for operators and developers."""
+
+import sys
+
+from services.start import configure
+
+if __name__ == "__main__":
+    configure()
+    from django.core.management import execute_from_command_line
+
+    execute_from_command_line(sys.argv)

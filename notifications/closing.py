@@ -1,0 +1,10 @@
+"""What tenants need of notifications when one of them ends: nothing of it stays in the ledger."""
+
+from notifications.dispatch.models import Lane, LedgerRow
+from tenants.models import Tenant
+
+
+def stop_work(tenant: Tenant) -> None:
+    """Take a closed tenant's work off the ledger; its messages stay as they are in its schema."""
+    LedgerRow.objects.filter(tenant_id=tenant.pk).delete()
+    Lane.objects.filter(tenant=tenant).delete()

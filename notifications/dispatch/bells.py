@@ -1,0 +1,84 @@
+"""Bells: jobs that say "this tenant has work in this queue". They carry ids only, and may be lost or doubled.
+
+A tenant has one queued bell a queue: the key that coalesces them is deleted by the drain before its first
+claim, so a bell rung while a drain runs is a new one. Each bell is a job under a fresh id, because a job
+under a fixed id that is rung while it runs is dropped.
+"""
+
+import logging
+import time
+from functools import partial
+from uuid import uuid4
+
+from django.conf import settings
+from django.db import transaction
+from redis import RedisError
+
+from notifications import queues
+from tenants.connection import connection
+
+logger = logging.getLogger(__name__)
+
+COALESCE_SECONDS = 30
+_QUIET_SECONDS = 5.0
+DRAIN = "notifications.jobs.drain"
+
+
+class _Doorbell:
+    """The connection to Redis. After a failure it is left alone for a while, so that callers never queue up
+    behind its time-outs; the sweep rings for what they accepted meanwhile."""
+
+    def __init__(self) -> None:
+        self.quiet_until = 0.0
+
+    def ring(self, schema_name: str, queue: str) -> bool:
+        if time.monotonic() < self.quiet_until:
+            return False
+        try:
+            if queues.redis().set(_key(schema_name, queue), 1, nx=True, ex=COALESCE_SECONDS):
+                _enqueue(schema_name, queue)
+        except (RedisError, OSError) as error:
+            self.quiet_until = time.monotonic() + _QUIET_SECONDS
+            logger.warning("bell not rung, the sweep will: %s", type(error).__name__)
+            return False
+        return True
+
+
+_doorbell = _Doorbell()
+
+
+def _key(schema_name: str, queue: str) -> str:
+    return f"bell:{schema_name}:{queue}"
+
+
+def _enqueue(schema_name: str, queue: str) -> None:
+    queues.queue_named(queue).enqueue_call(
+        DRAIN,
+        args=(schema_name, queue),
+        job_id=f"{schema_name}-{uuid4().hex}",
+        timeout=-1,
+        result_ttl=0,
+        failure_ttl=86_400,
+    )
+
+
+def ring(schema_name: str, queue: str) -> bool:
+    """Ring now; False when Redis is away (the sweep will ring). Never raises for Redis' sake."""
+    if settings.NOTIFY_DISPATCH_MODE != "rq":
+        return False
+    return _doorbell.ring(schema_name, queue)
+
+
+def ring_on_commit(queue: str) -> None:
+    """Ring for the current tenant once the transaction is safely stored."""
+    transaction.on_commit(partial(ring, connection.schema_name, queue), robust=True)
+
+
+def answered(schema_name: str, queue: str) -> None:
+    """Let the next ring through: called before a drain's first claim."""
+    if settings.NOTIFY_DISPATCH_MODE != "rq":
+        return
+    try:
+        queues.redis().delete(_key(schema_name, queue))
+    except (RedisError, OSError) as error:
+        logger.warning("bell key not deleted, it ends by itself: %s", type(error).__name__)

@@ -1,0 +1,62 @@
+"""Lanes: which of a tenant's work may be done now, and in which order."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from tenants.connection import connection
+
+TABLE = "public.dispatch_lane"
+
+
+@dataclass(frozen=True, slots=True)
+class DueLane:
+    """A lane with work that may be done now."""
+
+    id: int
+    outbox_scope: str
+    outbox_uuid: UUID
+
+
+def lane_for(*, tenant_id: int, queue: str, outbox_scope: str, outbox_uuid: UUID) -> int:
+    """The id of the lane, made when it is first needed."""
+    values = [tenant_id, queue, outbox_uuid]
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT id FROM {TABLE} WHERE tenant_id = %s AND queue = %s AND outbox_uuid = %s", values)
+        found = cursor.fetchone()
+        if found is None:
+            cursor.execute(
+                f"""
+                INSERT INTO {TABLE} (tenant_id, queue, outbox_uuid, outbox_scope, paused_reason)
+                VALUES (%s, %s, %s, %s, '')
+                ON CONFLICT (tenant_id, queue, outbox_uuid) DO UPDATE SET outbox_scope = excluded.outbox_scope
+                RETURNING id
+                """,
+                [*values, outbox_scope],
+            )
+            found = cursor.fetchone()
+    return int(found[0])
+
+
+def due(*, tenant_id: int, queue: str, manual: bool = False) -> list[DueLane]:
+    """The tenant's lanes in a queue with work due and nothing that holds it back, least recently served first."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT id, outbox_scope, outbox_uuid FROM {TABLE} AS lane
+            WHERE tenant_id = %s AND queue = %s AND paused_reason = ''
+              AND (not_before IS NULL OR not_before <= now())
+              AND EXISTS (
+                SELECT FROM public.dispatch_ledgerrow
+                WHERE lane_id = lane.id AND manual = ANY(%s) AND due_at <= now()
+                  AND (lease_until IS NULL OR lease_until < now()))
+            ORDER BY last_served_at NULLS FIRST, id
+            """,
+            [tenant_id, queue, [False, True] if manual else [False]],
+        )
+        return [DueLane(*row) for row in cursor.fetchall()]
+
+
+def served(lane_id: int) -> None:
+    """Move the lane to the end of its tenant's round."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {TABLE} SET last_served_at = clock_timestamp() WHERE id = %s", [lane_id])

@@ -1,0 +1,87 @@
+"""Whom a tenant writes to, and what they want."""
+
+from django.conf import settings
+from django.db import models
+
+from notifications.models.choices import NotificationChannel, SuppressionReason
+from notifications.models.fields import one_of, uuid_key
+from tenants.scoping import TenantModel
+
+
+class Recipient(TenantModel):
+    """Somebody a tenant writes to."""
+
+    id = uuid_key()
+    external_id = models.CharField(max_length=200, null=True, blank=True, unique=True)
+    name = models.CharField(max_length=200, blank=True)
+    email = models.CharField(max_length=254, blank=True)
+    phone = models.CharField(max_length=16, blank=True)
+    language = models.CharField(max_length=35, blank=True)
+    time_zone = models.CharField(max_length=64, blank=True)
+    attributes = models.JSONField(default=dict, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ("name", "email")
+        indexes = [
+            models.Index(fields=["email"], name="recipient_email", condition=~models.Q(email="")),
+            models.Index(fields=["phone"], name="recipient_phone", condition=~models.Q(phone="")),
+        ]
+
+    def __str__(self) -> str:
+        return self.name or self.email or self.phone or self.external_id or str(self.pk)
+
+
+class NotificationPreference(TenantModel):
+    """What a recipient wants to get; the row without a recipient holds the tenant's defaults."""
+
+    id = uuid_key()
+    recipient = models.OneToOneField(Recipient, models.CASCADE, null=True, blank=True, related_name="preference")
+    switches = models.JSONField(
+        default=dict, blank=True, help_text='Off switches by category and channel: {"booking": {"sms": false}}.'
+    )
+    preferred_notification_method = models.CharField(max_length=10, blank=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["recipient"], nulls_distinct=False, name="preference_once_a_recipient"),
+        ]
+
+    def __str__(self) -> str:
+        return f"Preferences of {self.recipient or 'everybody'}"
+
+    def allows(self, category: str, channel: str) -> bool:
+        """Whether messages of the category may come on the channel; `*` stands for every category."""
+        for name in (category, "*"):
+            wanted = self.switches.get(name)
+            if isinstance(wanted, dict) and channel in wanted:
+                return bool(wanted[channel])
+            if isinstance(wanted, bool):
+                return wanted
+        return True
+
+
+class Suppression(TenantModel):
+    """An address that gets nothing more; in public, it gets nothing from any tenant."""
+
+    id = uuid_key()
+    channel = models.CharField(max_length=10, choices=NotificationChannel)
+    address = models.CharField(max_length=254)
+    reason = models.CharField(max_length=15, choices=SuppressionReason, default=SuppressionReason.MANUAL)
+    note = models.CharField(max_length=300, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, editable=False, related_name="+"
+    )
+
+    class Meta:
+        ordering = ("-created_at",)
+        constraints = [
+            models.UniqueConstraint(fields=["channel", "address"], name="suppression_once_an_address"),
+            models.CheckConstraint(condition=one_of("channel", NotificationChannel), name="suppression_channel_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.address} ({self.get_reason_display()})"

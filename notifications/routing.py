@@ -1,0 +1,166 @@
+"""Which channel a message takes, which sender it leaves by, and how urgent it is."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.conf import settings
+
+from notifications.exceptions import CommunicationError, InvalidSenderError
+from notifications.models import (
+    Account,
+    CommunicationSettings,
+    MessageType,
+    NotificationChannel,
+    Outbox,
+    OutboxMessage,
+    Priority,
+    Scope,
+)
+from tenants.connection import connection
+from tenants.context import public_context
+
+CHANNEL_OF_TYPE = {
+    MessageType.TRANSACTIONAL: NotificationChannel.EMAIL,
+    MessageType.REMINDER: NotificationChannel.SMS,
+    MessageType.ALERT: NotificationChannel.SMS,
+    MessageType.ANNOUNCEMENT: NotificationChannel.EMAIL,
+}
+PRIORITY_OF_TYPE = {
+    MessageType.TRANSACTIONAL: Priority.DEFAULT,
+    MessageType.REMINDER: Priority.DEFAULT,
+    MessageType.ALERT: Priority.HIGH,
+    MessageType.ANNOUNCEMENT: Priority.BULK,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """An outbox, wherever it lives, and what a message shows of it."""
+
+    scope: str
+    outbox: Outbox
+    address: str
+    name: str
+
+
+def choose_channel(explicit: str | None, message_type: str | None, defaults: CommunicationSettings) -> str:
+    """The channel that was asked for, else the message type's, else the tenant's default.
+
+    Raises:
+        CommunicationError: the channel does not exist.
+    """
+    if explicit:
+        if explicit not in NotificationChannel.values:
+            raise CommunicationError(f"channel={explicit!r} is none of {', '.join(NotificationChannel.values)}")
+        return str(explicit)
+    if message_type:
+        return str(CHANNEL_OF_TYPE[MessageType(message_type)])
+    return defaults.default_channel
+
+
+def choose_priority(explicit: str | None, message_type: str, *, security: bool) -> str:
+    """The priority that was asked for, else what the message is gives it.
+
+    Urgent belongs to codes and password resets: asked for without being one, it is high.
+
+    Raises:
+        CommunicationError: the priority does not exist.
+    """
+    if explicit and explicit not in Priority.values:
+        raise CommunicationError(f"priority={explicit!r} is none of {', '.join(Priority.values)}")
+    if security:
+        return str(explicit or Priority.URGENT)
+    wanted = explicit or PRIORITY_OF_TYPE[MessageType(message_type)]
+    return str(Priority.HIGH if wanted == Priority.URGENT else wanted)
+
+
+def choose_sender(channel: str, from_address: str | None, defaults: CommunicationSettings) -> Sender:
+    """The sender that was asked for, else the tenant's first outbox, else the platform's shared one.
+
+    Raises:
+        InvalidSenderError: the address is neither an active outbox of the tenant nor at a verified domain.
+        CommunicationError: nobody can send on this channel.
+    """
+    own = list(
+        Outbox.objects.filter(is_active=True, account__is_active=True, account__kind=channel).select_related("account")
+    )
+    if from_address:
+        return _named_sender(from_address, own)
+    if own:
+        preferred = next((outbox for outbox in own if outbox.address == defaults.email_from_address), own[0])
+        return Sender(_scope(), preferred, preferred.address, preferred.name)
+    shared = platform_outbox(channel)
+    if shared is None:
+        raise CommunicationError(f"no active outbox can send {channel}: add an account and an outbox for it")
+    return Sender(Scope.PLATFORM, shared, shared.address, defaults.email_from_name or shared.name)
+
+
+def _scope() -> str:
+    return Scope.PLATFORM if connection.schema_name == "public" else Scope.TENANT
+
+
+def _named_sender(from_address: str, own: list[Outbox]) -> Sender:
+    wanted = from_address.strip().lower()
+    for outbox in own:
+        if outbox.address.lower() == wanted:
+            return Sender(_scope(), outbox, outbox.address, outbox.name)
+    domain = wanted.rpartition("@")[2]
+    for outbox in own:
+        account = outbox.account
+        if domain and account.domain.lower() == domain and account.domain_verified_at:
+            return Sender(_scope(), outbox, wanted, outbox.name)
+    raise InvalidSenderError(
+        f"from_address={from_address!r} may not send: add an active outbox with this address, or verify its domain"
+    )
+
+
+def platform_outbox(channel: str) -> Outbox | None:
+    """The platform's shared outbox for a channel, with its account, or None."""
+    with public_context():
+        return (
+            Outbox.objects.filter(is_active=True, account__is_active=True, account__kind=channel)
+            .select_related("account")
+            .first()
+        )
+
+
+def ensure_platform_outboxes() -> None:
+    """Make the platform's shared e-mail and SMS outboxes from the settings, where public has none yet."""
+    wanted: dict[NotificationChannel, tuple[str, str]] = {
+        NotificationChannel.EMAIL: (settings.NOTIFY_EMAIL_PROVIDER, default_email_address()),
+        NotificationChannel.SMS: (
+            settings.NOTIFY_SMS_PROVIDER,
+            str(settings.NOTIFICATION_SETTINGS["DEFAULT_SMS_FROM"]),
+        ),
+    }
+    with public_context():
+        for channel, (provider, address) in wanted.items():
+            if not Account.objects.filter(kind=channel).exists():
+                account = Account.objects.create(kind=channel, provider=provider, name=f"Platform {channel.label}")
+                Outbox.objects.create(account=account, address=address)
+
+
+def default_email_address() -> str:
+    """The sender's address of last resort."""
+    return str(
+        settings.NOTIFY_EMAIL_FROM_DEFAULT
+        or settings.NOTIFICATION_SETTINGS["DEFAULT_FROM_EMAIL"]
+        or settings.DEFAULT_FROM_EMAIL
+    )
+
+
+def in_scope(scope: str) -> AbstractContextManager[object]:
+    """The context in which rows of a scope are read: the tenant's own, or public."""
+    return public_context() if scope == Scope.PLATFORM else nullcontext()
+
+
+def outbox_at(scope: str, outbox_uuid: UUID) -> Outbox | None:
+    """An outbox with its account, from the tenant or from public; None when it is gone."""
+    with in_scope(scope):
+        return Outbox.objects.select_related("account").filter(pk=outbox_uuid).first()
+
+
+def outbox_of(message: OutboxMessage) -> Outbox | None:
+    """The outbox that a message leaves by; None when it is gone."""
+    return outbox_at(message.outbox_scope, message.outbox_uuid)

@@ -1,0 +1,296 @@
+"""Accepting messages: everything is checked, then the message and its work are stored in one transaction."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+from django.conf import settings
+from django.contrib.contenttypes.models import ContentType
+from django.db import IntegrityError, transaction
+from django.db.models import Model
+from django.utils import timezone
+
+from notifications import delivery, lifecycle, recipients, routing, wording
+from notifications.channels.headers import InvalidHeader, check_attachment_name, check_headers
+from notifications.dispatch import bells, lanes, ledger
+from notifications.exceptions import (
+    CommunicationError,
+    IdempotencyConflict,
+    InvalidContentError,
+    MissingPlaceholderError,
+    ProviderError,
+    TenantRequired,
+)
+from notifications.models import (
+    CommunicationSettings,
+    EventType,
+    MessageStatus,
+    MessageType,
+    NotificationChannel,
+    OutboxMessage,
+    Scope,
+)
+from notifications.rendering import freeze
+from tenants.connection import connection
+from tenants.context import tenant_context
+from tenants.models import Tenant
+
+LONGEST_KEY = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A message as its caller asks for it."""
+
+    to: recipients.To
+    event_key: str = ""
+    channel: str | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    subject: str | None = None
+    body_text: str | None = None
+    body_html: str | None = None
+    language: str = ""
+    from_address: str | None = None
+    reply_to: str = ""
+    priority: str | None = None
+    scheduled_at: datetime | None = None
+    related: tuple[str, str] | None = None
+    related_object: tuple[int, str] | None = None
+    user_id: int | None = None
+
+    def fingerprint(self) -> str:
+        """The SHA-256 of everything asked for, in hex: what tells a repeated call from another one."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def scope_of(tenant: Tenant | str | None) -> AbstractContextManager[object]:
+    """The context of the tenant that a call names, or of the one that it is made in.
+
+    Raises:
+        TenantRequired: it names none, and is made in none while the platform has tenants.
+    """
+    if tenant is not None:
+        if settings.NOTIFY_TENANT_MODEL is None:
+            raise TenantRequired(tenant)
+        return tenant_context(tenant)
+    if (
+        connection.schema_name == "public"
+        and settings.NOTIFY_TENANT_MODEL
+        and not getattr(connection.tenant, "pk", None)
+    ):
+        raise TenantRequired
+    return nullcontext()
+
+
+def accept(wanted: Wanted, *, idempotency_key: str | None = None, raise_errors: bool = False) -> OutboxMessage:
+    """Store a message for delivery in the current tenant, once per key.
+
+    Args:
+        wanted: what the caller asks for.
+        idempotency_key: the same key with the same arguments gives the same message back. Made up when absent.
+        raise_errors: in dispatch mode `inline`, raise what the provider answered.
+
+    Raises:
+        CommunicationError: one of its kinds, which names the field and the remedy; nothing was stored.
+    """
+    if idempotency_key and len(idempotency_key) > LONGEST_KEY:
+        raise CommunicationError(f"idempotency_key has more than {LONGEST_KEY} characters")
+    fingerprint = wanted.fingerprint()
+    if idempotency_key and (earlier := _earlier(idempotency_key, fingerprint)):
+        return earlier
+    message = _compose(wanted)
+    message.idempotency_key = idempotency_key or str(uuid4())
+    message.request_hash = fingerprint
+    try:
+        with transaction.atomic():
+            message.save(force_insert=True)
+            if message.status in lifecycle.OPEN:
+                _write_down(message)
+    except IntegrityError:
+        if idempotency_key and (earlier := _earlier(idempotency_key, fingerprint)):
+            return earlier
+        raise
+    if raise_errors and settings.NOTIFY_DISPATCH_MODE == "inline":
+        message.refresh_from_db()
+        if message.is_failed:
+            raise ProviderError(message.error_message)
+    return message
+
+
+def _earlier(key: str, fingerprint: str) -> OutboxMessage | None:
+    earlier = OutboxMessage.objects.filter(idempotency_key=key).first()
+    if earlier and earlier.request_hash != fingerprint:
+        raise IdempotencyConflict(f"idempotency_key={key!r} was used before, for other arguments: use a new key")
+    return earlier
+
+
+def _write_down(message: OutboxMessage) -> None:
+    tenant_id = current_tenant_id()
+    lane_id = lanes.lane_for(
+        tenant_id=tenant_id,
+        queue=message.priority,
+        outbox_scope=message.outbox_scope,
+        outbox_uuid=message.outbox_uuid,
+    )
+    manual = not settings.NOTIFY_SEND_IMMEDIATELY
+    ledger.add([message.pk], tenant_id=tenant_id, lane_id=lane_id, due_at=message.scheduled_at, manual=manual)
+    if manual or message.status == MessageStatus.SCHEDULED:
+        return
+    if settings.NOTIFY_DISPATCH_MODE == "inline":
+        deliver = partial(delivery.deliver_one, message.pk, lane_id, schema_name=connection.schema_name)
+        transaction.on_commit(deliver, robust=True)
+    else:
+        bells.ring_on_commit(message.priority)
+
+
+def current_tenant_id() -> int:
+    """The key of the tenant whose context this is."""
+    return lifecycle.current_tenant_id()
+
+
+def _compose(wanted: Wanted) -> OutboxMessage:
+    """The message, checked and not yet stored."""
+    defaults = CommunicationSettings.objects.get()
+    event = _event_type(wanted.event_key)
+    message_type = event.message_type if event else MessageType.TRANSACTIONAL if wanted.event_key else None
+    channel = routing.choose_channel(wanted.channel, message_type, defaults)
+    to_address = wanted.to.for_channel(channel, region=defaults.phone_region)
+    known = recipients.known_recipient(wanted.to, channel, to_address)
+    sender = routing.choose_sender(channel, wanted.from_address, defaults)
+    language = wanted.language or wanted.to.language or (known.language if known else "")
+    now = timezone.now()
+    later = wanted.scheduled_at if wanted.scheduled_at and wanted.scheduled_at > now else None
+    lifetime = (event and event.expires_after) or timedelta(seconds=settings.NOTIFY_EXPIRY_SECONDS)
+    security = bool(event and event.security)
+    message_type = message_type or MessageType.TRANSACTIONAL
+    message = OutboxMessage(
+        channel=channel,
+        message_type=message_type,
+        category=(event and event.category) or message_type,
+        security=security,
+        priority=routing.choose_priority(_priority(wanted), message_type, security=security),
+        status=MessageStatus.SCHEDULED if later else MessageStatus.PENDING,
+        event_key=wanted.event_key,
+        outbox_scope=sender.scope,
+        outbox_uuid=sender.outbox.pk,
+        user_id=wanted.user_id or wanted.to.user_id,
+        recipient=known,
+        to_address=to_address,
+        to_name=wanted.to.name or (known.name if known else ""),
+        from_address=sender.address,
+        from_name=sender.name,
+        reply_to=wanted.reply_to or sender.outbox.reply_to,
+        subject=wanted.subject or "",
+        body_text=wanted.body_text or "",
+        body_html=wanted.body_html or "",
+        context=wanted.context,
+        metadata=wanted.metadata,
+        headers=wanted.headers,
+        related_type=wanted.related[0] if wanted.related else "",
+        related_id=wanted.related[1] if wanted.related else "",
+        related_content_type_id=wanted.related_object[0] if wanted.related_object else None,
+        related_object_id=wanted.related_object[1] if wanted.related_object else "",
+        scheduled_at=later,
+        expires_at=(later or now) + lifetime,
+        max_attempts=settings.NOTIFY_MAX_ATTEMPTS,
+        max_retries=settings.NOTIFICATION_SETTINGS["MAX_RETRY_ATTEMPTS"],
+    )
+    _give_wording(message, event, language, defaults.default_language)
+    return message
+
+
+def _event_type(event_key: str) -> EventType | None:
+    if not event_key:
+        return None
+    found = EventType.objects.filter(key=event_key).first()
+    if found is None and connection.schema_name != "public":
+        with routing.in_scope(Scope.PLATFORM):
+            found = EventType.objects.filter(key=event_key).first()
+    return found
+
+
+def _priority(wanted: Wanted) -> str | None:
+    if wanted.priority:
+        return wanted.priority
+    asked = wanted.metadata.get("priority")
+    return asked if asked in {"high", "default", "bulk"} else None
+
+
+def _give_wording(message: OutboxMessage, event: EventType | None, language: str, default_language: str) -> None:
+    """Pin the template, and render once so that what cannot be rendered is refused now."""
+    if message.event_key:
+        ref = wording.find(message.event_key, message.channel, language, default_language)
+        message.template_scope, message.template_uuid = ref.scope, ref.uuid
+        message.template_version, message.language = ref.version, ref.language
+        missing = [name for name in (event.required_placeholders if event else []) if name not in message.context]
+        if missing:
+            raise MissingPlaceholderError(f"context lacks {', '.join(missing)}, which {message.event_key} requires")
+        if ref.muted:
+            message.status = MessageStatus.SUPPRESSED
+            message.error_message = "the template is muted"
+    subject, text, html = delivery.content_of(message)
+    if not (text.strip() or html.strip()):
+        raise InvalidContentError("the message is empty: give body_text, body_html or a template with a body")
+    if message.channel == NotificationChannel.EMAIL and not subject.strip():
+        raise InvalidContentError("subject is empty: an e-mail needs one")
+    if message.channel != NotificationChannel.EMAIL and not text.strip():
+        raise InvalidContentError(f"body_text is empty: {message.channel} carries plain text")
+
+
+def read(
+    *,
+    to: Any,
+    context: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    related_object: Model | tuple[str, Any] | None = None,
+    user: Model | None = None,
+    headers: Mapping[str, str] | None = None,
+    scheduled_at: datetime | None = None,
+    **plain: Any,
+) -> Wanted:
+    """Turn what a caller gave into plain values.
+
+    Raises:
+        CommunicationError: a value is of the wrong kind; the message names it.
+    """
+    if scheduled_at is not None and timezone.is_naive(scheduled_at):
+        raise CommunicationError("scheduled_at has no time zone: give an aware datetime")
+    given_metadata = freeze(metadata or {})
+    given_headers = dict(headers or {})
+    try:
+        check_headers(given_headers)
+        for name in _attachment_names(given_metadata):
+            check_attachment_name(name)
+    except InvalidHeader as error:
+        raise InvalidContentError(str(error)) from error
+    wanted = Wanted(
+        to=recipients.resolve_recipient(to),
+        context=freeze(context or {}),
+        metadata=given_metadata,
+        headers=given_headers,
+        scheduled_at=scheduled_at,
+        user_id=user.pk if user is not None else None,
+        **plain,
+    )
+    if isinstance(related_object, tuple):
+        kind, key = related_object
+        return replace(wanted, related=(str(kind), str(key)))
+    if related_object is not None:
+        content_type = ContentType.objects.get_for_model(related_object)
+        return replace(wanted, related_object=(content_type.pk, str(related_object.pk)))
+    return wanted
+
+
+def _attachment_names(metadata: Mapping[str, Any]) -> Sequence[str]:
+    names = metadata.get("attachments", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InvalidContentError("metadata['attachments'] must be a list of file names")
+    return names

@@ -1,0 +1,99 @@
+"""Secrets at rest: encrypted under a list of keys, and bound to the place they are stored in.
+
+Encryption is Fernet (AES-128-CBC with HMAC-SHA256, https://github.com/fernet/spec). The first key of
+`FIELD_ENCRYPTION_KEYS` encrypts, all of them decrypt, so a new key is put in front and the old ones
+are removed after `manage.py rotate_secrets`.
+"""
+
+import json
+import re
+from functools import lru_cache
+from typing import Any
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from django.conf import settings
+
+_SECRET_NAME = re.compile(
+    r"(^|_)(password|passwd|secret|token|api_key|private_key|signing_key|access_key)$", re.IGNORECASE
+)
+
+
+class SealBroken(Exception):
+    """A sealed value cannot be opened: its key is gone, or it was moved here from somewhere else."""
+
+
+@lru_cache(maxsize=4)
+def _fernet(keys: tuple[str, ...]) -> MultiFernet:
+    return MultiFernet([Fernet(key) for key in keys])
+
+
+def _cipher() -> MultiFernet:
+    return _fernet(tuple(settings.FIELD_ENCRYPTION_KEYS))
+
+
+def seal(value: Any, *, purpose: str) -> str:
+    """Encrypt a JSON value for one place, named by `purpose` (schema/table/key/field)."""
+    return _cipher().encrypt(json.dumps([purpose, value]).encode()).decode()
+
+
+def unseal(sealed: str, *, purpose: str) -> Any:
+    """Decrypt what `seal` made for the same purpose.
+
+    Raises:
+        SealBroken: no key fits, or it was sealed for another place.
+    """
+    try:
+        found, value = json.loads(_cipher().decrypt(sealed.encode()))
+    except (InvalidToken, ValueError) as error:
+        raise SealBroken(f"no key of FIELD_ENCRYPTION_KEYS opens {purpose}") from error
+    if found != purpose:
+        raise SealBroken(f"the secret in {purpose} was sealed for another place; enter it again")
+    return value
+
+
+def rotate(sealed: str) -> str:
+    """Encrypt again under the first key, whatever key it is under now.
+
+    Raises:
+        SealBroken: no key fits.
+    """
+    try:
+        return _cipher().rotate(sealed.encode()).decode()
+    except InvalidToken as error:
+        raise SealBroken("no key of FIELD_ENCRYPTION_KEYS opens this value") from error
+
+
+def is_secret(name: str) -> bool:
+    """Whether a setting of this name holds a secret."""
+    return bool(_SECRET_NAME.search(name))
+
+
+def split(value: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A nested dict's open and secret entries, each in the same nesting."""
+    public: dict[str, Any] = {}
+    secret: dict[str, Any] = {}
+    for name, item in value.items():
+        if is_secret(name):
+            secret[name] = item
+        elif isinstance(item, dict):
+            public[name], hidden = split(item)
+            if hidden:
+                secret[name] = hidden
+        else:
+            public[name] = item
+    return public, secret
+
+
+def join(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Two nested dicts as one; where both have an entry the other's counts."""
+    joined = dict(one)
+    for name, item in other.items():
+        mine = joined.get(name)
+        joined[name] = join(mine, item) if isinstance(mine, dict) and isinstance(item, dict) else item
+    return joined
+
+
+def without_empty(value: dict[str, Any]) -> dict[str, Any]:
+    """The dict without empty entries, at every depth: an emptied secret is a removed one."""
+    cleaned = {name: without_empty(item) if isinstance(item, dict) else item for name, item in value.items()}
+    return {name: item for name, item in cleaned.items() if item not in ("", None, {})}

@@ -1,0 +1,22 @@
+"""Django's database connection, typed as what django-tenants makes of it."""
+
+from typing import TYPE_CHECKING, Any, cast
+
+from django.db import connection as _connection
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+if TYPE_CHECKING:
+
+    class TenantConnection(BaseDatabaseWrapper):
+        """A connection that is in one schema at a time."""
+
+        tenant: Any
+        schema_name: str
+
+        def set_tenant(self, tenant: Any, include_public: bool = True) -> None: ...
+        def set_schema(self, schema_name: str, include_public: bool = True) -> None: ...
+        def set_schema_to_public(self) -> None: ...
+
+
+connection = cast("TenantConnection", _connection)
+"""The calling thread's connection."""

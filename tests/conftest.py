@@ -1,0 +1,57 @@
+"""What every test stands on: migrated schemas, the tenants acme and globex, and a connection that ends in public."""
+
+from collections.abc import Iterator
+
+import pytest
+from django.db import connection
+from django.test import TransactionTestCase
+
+from tenants.context import tenant_context
+from tenants.models import PUBLIC_SCHEMA, Tenant
+from tenants.onboarding import create_tenant
+from tests.database import Snapshot
+
+OWNER_PASSWORD = "a long enough password"
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: pytest.FixtureRequest) -> Iterator[None]:
+    """Make the tenants once, outside every test's transaction; tests that commit are cleaned up after them."""
+    with django_db_blocker.unblock():
+        for name in ("acme", "globex"):
+            create_tenant(name, domain=name, owner_email=f"owner@{name}.example", owner_password=OWNER_PASSWORD)
+        snapshot = Snapshot()
+    original = TransactionTestCase._fixture_teardown
+    TransactionTestCase._fixture_teardown = lambda _: snapshot.restore()
+    yield
+    TransactionTestCase._fixture_teardown = original
+    with django_db_blocker.unblock():
+        snapshot.drop()
+
+
+@pytest.fixture
+def acme(db: None) -> Tenant:
+    """A tenant; nothing is entered."""
+    return Tenant.objects.get(name="acme")
+
+
+@pytest.fixture
+def globex(db: None) -> Tenant:
+    """Another tenant."""
+    return Tenant.objects.get(name="globex")
+
+
+@pytest.fixture
+def in_acme(acme: Tenant) -> Iterator[Tenant]:
+    """The whole test runs inside acme."""
+    with tenant_context(acme):
+        yield acme
+
+
+@pytest.fixture(autouse=True)
+def connection_ends_in_public() -> Iterator[None]:
+    """Whatever a test does, it leaves the thread's connection in public."""
+    yield
+    left_in = connection.schema_name
+    connection.set_schema_to_public()
+    assert left_in == PUBLIC_SCHEMA, f"the test left the connection in {left_in}"
