@@ -14,10 +14,11 @@ class NotificationsConfig(AppConfig):
     verbose_name = "Notifications"
 
     def ready(self) -> None:
-        """Say what happens when a tenant ends, and after migrations."""
-        from notifications import closing
+        """Log what people change; say what happens when a tenant ends, and after migrations."""
+        from notifications import audit, closing
         from tenants import hooks
 
+        audit.register_all()
         hooks.on_close(closing.stop_work)
         hooks.on_drop(closing.stop_work)
         post_migrate.connect(prepare_platform, sender=self, dispatch_uid="prepare_platform")

@@ -100,7 +100,7 @@ def take_turn(
         worker: written on the leases.
         limit: at most so many messages.
         manual: take rows flagged for the commands too.
-        seconds: no batch begins after so long; a batch that has begun is finished.
+        seconds: after so long no batch begins but the first; a batch that has begun is finished.
     """
     schema_name = connection.schema_name
     bells.answered(schema_name, queue)
@@ -108,12 +108,14 @@ def take_turn(
     deadline = time.monotonic() + seconds
     tenant_id = lifecycle.current_tenant_id()
     for lane in lanes.due(tenant_id=tenant_id, queue=queue, manual=manual):
+        # Before its work: when the time is used up here, the next turn begins with another lane.
+        lanes.served(lane.id)
         size = BATCH
         while size == BATCH:
             size = min(BATCH, limit - tally.total) if limit is not None else BATCH
             if size <= 0:
                 return tally
-            if time.monotonic() > deadline:
+            if tally.total and time.monotonic() > deadline:
                 bells.ring(schema_name, queue)
                 return tally
             claim = ledger.claim(
@@ -124,7 +126,6 @@ def take_turn(
                 bells.ring(schema_name, queue)
             tally.count(deliver(claim, lane))
             size = len(claim.rows)
-        lanes.served(lane.id)
     return tally
 
 
@@ -166,15 +167,16 @@ def _settle_marked(claim: Claim) -> list[Ending]:
     if not marked:
         return []
     now = timezone.now()
-    stuck = {message.pk: message for message in OutboxMessage.objects.filter(pk__in=marked)}
+    # The others are settled: by a receipt that was faster, or because they are gone.
+    unsettled = OutboxMessage.objects.filter(pk__in=marked, status=MessageStatus.SENDING)
+    stuck = {message.pk: message for message in unsettled}
     endings = [
         Ending(item, MessageStatus.UNCERTAIN, now, True, "the worker died while handing over", "transient")
-        for item in marked
-        if item in stuck and stuck[item].status == MessageStatus.SENDING
+        for item in stuck
     ]
     with transaction.atomic():
         lifecycle.record(endings)
-        _plan_uncertain(claim, [stuck[item] for item in marked if item in stuck], now)
+        _plan_uncertain(claim, list(stuck.values()), now)
         ledger.finish(claim, [item for item in marked if item not in stuck])
     return endings
 
@@ -345,18 +347,20 @@ def _hand_over(adapter: Adapter, message: OutboxMessage) -> _HandOver:
 
 
 def _hand_over_chunk(claim: Claim, lane: DueLane, adapter: Adapter, chunk: Sequence[OutboxMessage]) -> list[Ending]:
-    """Mark, hand over side by side, record. What the mark does not return has lost its lease and stays here."""
+    """Mark, hand over side by side, record. What the marks do not return has lost its lease, or is settled."""
+    ledger.hold(claim)
     with transaction.atomic():
         ours = ledger.mark_handed_over(claim, [message.pk for message in chunk])
-        going = [message for message in chunk if message.pk in ours]
-        lifecycle.mark_sending(going)
+        moved = lifecycle.mark_sending([message for message in chunk if message.pk in ours])
+        ledger.finish(claim, list(ours - moved))
+    going = [message for message in chunk if message.pk in moved]
     pending: set[Future[_HandOver]] = {_threads.submit(_hand_over, adapter, message) for message in going}
     done: list[_HandOver] = []
     while pending:
         finished, pending = wait(pending, timeout=settings.NOTIFY_LOCK_TIMEOUT_SECONDS / 3)
         done += [future.result() for future in finished]
         if pending:
-            ledger.renew(claim, [row.item for row in claim.rows])
+            ledger.renew(claim)
     return _record(claim, lane, adapter.provider, done)
 
 
@@ -374,7 +378,7 @@ def _record(claim: Claim, lane: DueLane, provider: str, done: Sequence[_HandOver
             uncertain.append(over.message)
     with transaction.atomic():
         lifecycle.record(endings)
-        Attempt.objects.bulk_create([_attempt(over, lane, provider) for over in done])
+        Attempt.objects.bulk_create([_attempt(over, claim.worker, lane, provider) for over in done])
         ledger.postpone(claim, list(again), list(again.values()))
         _plan_uncertain(claim, uncertain, timezone.now())
         settled = [e.message_id for e in endings if e.message_id not in again and e.status != MessageStatus.UNCERTAIN]
@@ -407,7 +411,7 @@ def _pause(attempts: int, failure: Unavailable) -> timedelta:
     return max(planned, asked) * (1 + random.random() / 10)  # noqa: S311 (jitter, not a secret)
 
 
-def _attempt(over: _HandOver, lane: DueLane, provider: str) -> Attempt:
+def _attempt(over: _HandOver, worker: str, lane: DueLane, provider: str) -> Attempt:
     failure = over.failure
     outcome = (
         AttemptOutcome.ACCEPTED
@@ -425,7 +429,7 @@ def _attempt(over: _HandOver, lane: DueLane, provider: str) -> Attempt:
         provider=provider,
         outbox_scope=lane.outbox_scope,
         outbox_uuid=lane.outbox_uuid,
-        worker=worker_name(),
+        worker=worker,
         started_at=over.started_at,
         finished_at=over.finished_at,
         outcome=outcome,

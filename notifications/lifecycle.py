@@ -60,8 +60,11 @@ def current_tenant_id() -> int:
     return int(pk)
 
 
-def mark_sending(messages: Sequence[OutboxMessage]) -> None:
-    """Move messages to `sending`, with the text that goes out; in the transaction that marks their ledger rows."""
+def mark_sending(messages: Sequence[OutboxMessage]) -> set[UUID]:
+    """Move messages to `sending`, with the text that goes out; in the transaction that marks their ledger rows.
+
+    Only those that come back may go out: a receipt may have settled the others meanwhile.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -70,6 +73,7 @@ def mark_sending(messages: Sequence[OutboxMessage]) -> None:
                 deferral_reason = ''
             FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[]) AS sent (id, subject, body_text, body_html)
             WHERE message.id = sent.id AND message.status = ANY(%s)
+            RETURNING message.id
             """,
             [
                 [message.pk for message in messages],
@@ -79,6 +83,7 @@ def mark_sending(messages: Sequence[OutboxMessage]) -> None:
                 sources(S.SENDING),
             ],
         )
+        return {row[0] for row in cursor.fetchall()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,10 @@ class Ending:
 
 
 def record(endings: Sequence[Ending]) -> None:
-    """Write outcomes down, in one statement. A message that has moved on meanwhile is left as it is."""
+    """Write outcomes down, in one statement. A message that has moved on meanwhile is left as it is.
+
+    So is an uncertain one that was stopped before another attempt: that tells nothing of the attempt before.
+    """
     columns = ("status", "external_id", "error_class", "reason")
     with connection.cursor() as cursor:
         cursor.execute(
@@ -116,6 +124,7 @@ def record(endings: Sequence[Ending]) -> None:
             ) AS ending (id, at, attempted, dead_letter, status, external_id, error_class, reason)
             WHERE message.id = ending.id
               AND (message.status, ending.status) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
+              AND (ending.attempted OR message.status <> 'uncertain')
             """,
             [
                 [ending.message_id for ending in endings],

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from django.conf import settings
 
+from notifications.channels.addresses import InvalidAddress, clean_sender
 from notifications.exceptions import CommunicationError, InvalidSenderError
 from notifications.models import (
     Account,
@@ -86,7 +87,7 @@ def choose_sender(channel: str, from_address: str | None, defaults: Communicatio
         Outbox.objects.filter(is_active=True, account__is_active=True, account__kind=channel).select_related("account")
     )
     if from_address:
-        return _named_sender(from_address, own)
+        return _named_sender(channel, from_address, own)
     if own:
         preferred = next((outbox for outbox in own if outbox.address == defaults.email_from_address), own[0])
         return Sender(_scope(), preferred, preferred.address, preferred.name)
@@ -100,8 +101,12 @@ def _scope() -> str:
     return Scope.PLATFORM if connection.schema_name == "public" else Scope.TENANT
 
 
-def _named_sender(from_address: str, own: list[Outbox]) -> Sender:
+def _named_sender(channel: str, from_address: str, own: list[Outbox]) -> Sender:
     wanted = from_address.strip().lower()
+    try:
+        wanted = clean_sender(channel, wanted)
+    except InvalidAddress as error:
+        raise InvalidSenderError(f"from_address={from_address!r}: {error}") from error
     for outbox in own:
         if outbox.address.lower() == wanted:
             return Sender(_scope(), outbox, outbox.address, outbox.name)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +18,8 @@ from django.db.models import Model
 from django.utils import timezone
 
 from notifications import delivery, lifecycle, recipients, routing, wording
-from notifications.channels.headers import InvalidHeader, check_attachment_name, check_headers
+from notifications.channels.addresses import InvalidAddress, clean_email
+from notifications.channels.headers import InvalidHeader, check_attachment_name, check_headers, check_value
 from notifications.dispatch import bells, lanes, ledger
 from notifications.exceptions import (
     CommunicationError,
@@ -39,9 +41,11 @@ from notifications.models import (
 from notifications.rendering import freeze
 from tenants.connection import connection
 from tenants.context import tenant_context
-from tenants.models import Tenant
+from tenants.models import Status, Tenant
 
 LONGEST_KEY = 200
+LONGEST_RELATED_TYPE = 50
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +79,13 @@ def scope_of(tenant: Tenant | str | None) -> AbstractContextManager[object]:
     """The context of the tenant that a call names, or of the one that it is made in.
 
     Raises:
-        TenantRequired: it names none, and is made in none while the platform has tenants.
+        TenantRequired: it names none, and is made in none while the platform has tenants; or the one it names is
+            unknown, closed or waiting for migrations.
     """
     if tenant is not None:
         if settings.NOTIFY_TENANT_MODEL is None:
             raise TenantRequired(tenant)
-        return tenant_context(tenant)
+        return tenant_context(_served(tenant))
     if (
         connection.schema_name == "public"
         and settings.NOTIFY_TENANT_MODEL
@@ -88,6 +93,15 @@ def scope_of(tenant: Tenant | str | None) -> AbstractContextManager[object]:
     ):
         raise TenantRequired
     return nullcontext()
+
+
+def _served(tenant: Tenant | str) -> Tenant:
+    # Where migrations are missing, a write would land in public's newer table without an error.
+    name = tenant if isinstance(tenant, str) else tenant.schema_name
+    found = Tenant.objects.up_to_date().exclude(status=Status.CLOSED).filter(schema_name=name).first()
+    if found is None:
+        raise TenantRequired(tenant)
+    return found
 
 
 def accept(wanted: Wanted, *, idempotency_key: str | None = None, raise_errors: bool = False) -> OutboxMessage:
@@ -103,6 +117,7 @@ def accept(wanted: Wanted, *, idempotency_key: str | None = None, raise_errors: 
     """
     if idempotency_key and len(idempotency_key) > LONGEST_KEY:
         raise CommunicationError(f"idempotency_key has more than {LONGEST_KEY} characters")
+    _check_text(idempotency_key, "idempotency_key")
     fingerprint = wanted.fingerprint()
     if idempotency_key and (earlier := _earlier(idempotency_key, fingerprint)):
         return earlier
@@ -118,9 +133,9 @@ def accept(wanted: Wanted, *, idempotency_key: str | None = None, raise_errors: 
         if idempotency_key and (earlier := _earlier(idempotency_key, fingerprint)):
             return earlier
         raise
-    if raise_errors and settings.NOTIFY_DISPATCH_MODE == "inline":
+    if settings.NOTIFY_DISPATCH_MODE == "inline":
         message.refresh_from_db()
-        if message.is_failed:
+        if raise_errors and message.error_class:
             raise ProviderError(message.error_message)
     return message
 
@@ -263,14 +278,22 @@ def read(
     """
     if scheduled_at is not None and timezone.is_naive(scheduled_at):
         raise CommunicationError("scheduled_at has no time zone: give an aware datetime")
-    given_metadata = freeze(metadata or {})
+    given_metadata = freeze(metadata or {}, name="metadata")
     given_headers = dict(headers or {})
+    if not all(isinstance(text, str) for pair in given_headers.items() for text in pair):
+        raise InvalidContentError("headers must hold text under text")
     try:
         check_headers(given_headers)
+        check_value("subject", plain.get("subject") or "")
         for name in _attachment_names(given_metadata):
             check_attachment_name(name)
     except InvalidHeader as error:
         raise InvalidContentError(str(error)) from error
+    if plain.get("reply_to"):
+        try:
+            plain["reply_to"] = clean_email(plain["reply_to"])
+        except InvalidAddress as error:
+            raise InvalidContentError(f"reply_to: {error}") from error
     wanted = Wanted(
         to=recipients.resolve_recipient(to),
         context=freeze(context or {}),
@@ -281,12 +304,35 @@ def read(
         **plain,
     )
     if isinstance(related_object, tuple):
-        kind, key = related_object
-        return replace(wanted, related=(str(kind), str(key)))
-    if related_object is not None:
+        wanted = replace(wanted, related=_elsewhere(*related_object))
+    elif related_object is not None:
         content_type = ContentType.objects.get_for_model(related_object)
-        return replace(wanted, related_object=(content_type.pk, str(related_object.pk)))
+        wanted = replace(wanted, related_object=(content_type.pk, str(related_object.pk)))
+    _check_text(asdict(wanted), "")
     return wanted
+
+
+def _elsewhere(kind: Any, key: Any) -> tuple[str, str]:
+    kind, key = str(kind), str(key)
+    if len(kind) > LONGEST_RELATED_TYPE or len(key) > LONGEST_KEY:
+        raise CommunicationError(
+            f"related_object may have {LONGEST_RELATED_TYPE} characters in its type and {LONGEST_KEY} in its id"
+        )
+    return kind, key
+
+
+def _check_text(value: Any, path: str) -> None:
+    """Refuse what PostgreSQL holds in no text: NUL, and half a character (a lone surrogate)."""
+    if isinstance(value, str):
+        if _UNSTORABLE.search(value):
+            raise InvalidContentError(f"{path} holds a NUL or half a character: remove it")
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            _check_text(name, f"a name in {path}")
+            _check_text(item, f"{path}.{name}" if path else name)
+    elif isinstance(value, list | tuple):
+        for position, item in enumerate(value):
+            _check_text(item, f"{path}.{position}")
 
 
 def _attachment_names(metadata: Mapping[str, Any]) -> Sequence[str]:

@@ -29,8 +29,9 @@ class TemplateRef:
 
 def languages(wanted: str, default: str) -> list[str]:
     """The languages to look for, best first: exact, base, the tenant's default, unspecified."""
-    wanted = wanted.lower().replace("_", "-")
-    return list(dict.fromkeys([wanted, wanted.partition("-")[0], default.lower(), ""]))
+    wanted, default = (language.lower().replace("_", "-") for language in (wanted, default))
+    named = filter(None, [wanted, wanted.partition("-")[0], default])
+    return [*dict.fromkeys(named), ""]
 
 
 def find(event_key: str, channel: str, language: str, default_language: str) -> TemplateRef:

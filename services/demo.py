@@ -110,9 +110,10 @@ def port(name: str, default: int) -> int:
 
 
 def secret_values(web_port: int) -> None:
-    """Settings for the demo; keys and passwords are made at the first start and kept in `.demo/environment`."""
+    """The demo's settings; keys and passwords are made at the first start and kept in `.demo/environment`."""
     from cryptography.fernet import Fernet
 
+    (FOLDER / "static").mkdir(exist_ok=True)
     kept = FOLDER / "environment"
     if not kept.exists():
         made = {
@@ -132,6 +133,7 @@ def secret_values(web_port: int) -> None:
         # The demo's own mail catcher listens on loopback, where tenants' accounts otherwise must not reach.
         "NOTIFY_PRIVATE_NETWORKS": "127.0.0.0/8",
         "NOTIFY_EMAIL_PROVIDER": "console",
+        "STATIC_ROOT": str(FOLDER / "static"),
         "LOG_LEVEL": "WARNING",
         "LOG_FORMAT": "console",
     }.items():

@@ -91,7 +91,9 @@ class Postgres:
         self._run("initdb", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--username=postgres", "--no-sync")
 
     def start(self) -> None:
-        """Start the server and wait until it answers."""
+        """Start the server and wait until it answers. One that an earlier start left behind is ended first."""
+        if (self.data / "postmaster.pid").exists():
+            self.stop()
         self._run("pg_ctl", "--wait", f"--log={self.data / 'server.log'}", "-o", self._options, "start")
 
     def stop(self, mode: str = "fast") -> None:

@@ -11,7 +11,7 @@ from services.observability import start_sentry
 
 DEBUG = env.flag("DEBUG", False)
 SECRET_KEY = env.secret("SECRET_KEY")
-SECRET_KEY_FALLBACKS = [env.secret("SECRET_KEY_FALLBACK")] if env.text("SECRET_KEY_FALLBACK", "") else []
+SECRET_KEY_FALLBACKS = list(filter(None, [env.secret("SECRET_KEY_FALLBACK", "")]))
 FIELD_ENCRYPTION_KEYS = env.fernet_keys("FIELD_ENCRYPTION_KEYS")
 
 # Hosts: the platform's own is BASE_DOMAIN, each tenant's one below it, or a domain of its own.
@@ -19,7 +19,8 @@ BASE_DOMAIN = env.text("BASE_DOMAIN", "localhost")
 ALLOWED_HOSTS = [BASE_DOMAIN, f".{BASE_DOMAIN}", *env.words("ALLOWED_HOSTS")]
 CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS")
 USE_X_FORWARDED_HOST = False
-if env.flag("BEHIND_TLS_PROXY", False):
+BEHIND_TLS_PROXY = env.flag("BEHIND_TLS_PROXY", False)
+if BEHIND_TLS_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
 # Apps: tenants and the ledger live in public; users, sessions and the admin in every schema.
@@ -143,6 +144,7 @@ SECURE_HSTS_SECONDS = 31_536_000 if SESSION_COOKIE_SECURE else 0
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
 LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"
 SECURE_CSP = {
     "default-src": ["'self'"],
     # The admin's Alpine components evaluate their attributes.
@@ -153,6 +155,41 @@ SECURE_CSP = {
     "base-uri": ["'self'"],
     "form-action": ["'self'"],
     "frame-ancestors": ["'none'"],
+}
+
+# The admin's look: quiet greys and one blue, in light and in dark; everything is served from here.
+UNFOLD = {
+    "SITE_TITLE": "Carillon",
+    "SITE_HEADER": "Carillon",
+    "SITE_SYMBOL": "notifications",
+    "SITE_FAVICONS": [
+        {
+            "rel": "icon",
+            "type": "image/svg+xml",
+            "href": "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 24 24' fill='%232563eb'%3E"
+            "%3Cpath d='M12 2a6 6 0 0 0-6 6v6l-2 3h16l-2-3V8a6 6 0 0 0-6-6zm-2 17a2 2 0 0 0 4 0z'/%3E%3C/svg%3E",
+        }
+    ],
+    "SITE_URL": None,
+    "SHOW_HISTORY": True,
+    "SHOW_VIEW_ON_SITE": False,
+    "BORDER_RADIUS": "6px",
+    "COLORS": {
+        "primary": {
+            "50": "oklch(97% .014 254.604)",
+            "100": "oklch(93.2% .032 255.585)",
+            "200": "oklch(88.2% .059 254.128)",
+            "300": "oklch(80.9% .105 251.813)",
+            "400": "oklch(70.7% .165 254.624)",
+            "500": "oklch(62.3% .188 259.815)",
+            "600": "oklch(52% .19 260)",
+            "700": "oklch(45% .18 262)",
+            "800": "oklch(39% .15 264)",
+            "900": "oklch(34% .12 266)",
+            "950": "oklch(26% .09 268)",
+        }
+    },
+    "SIDEBAR": {"show_search": False, "show_all_applications": False},
 }
 
 STATIC_URL = "/static/"

@@ -6,6 +6,8 @@ from typing import NoReturn
 
 from services.env import SettingsError
 
+OLDEST_POSTGRESQL = 16
+
 
 def fail(message: str) -> NoReturn:
     """End the process with one line on standard error and exit code 2."""
@@ -35,6 +37,8 @@ def require_servers(*, redis: bool = True) -> None:
         reason = str(error).strip().splitlines()[-1]
         host = connection.settings_dict["HOST"] or "localhost"
         fail(f"the database does not answer at {host}: {reason} (DATABASE_URL)")
+    if (version := connection.pg_version) < OLDEST_POSTGRESQL * 10_000:  # type: ignore[attr-defined]
+        fail(f"PostgreSQL {OLDEST_POSTGRESQL} or newer is needed, and this is {version // 10_000} (DATABASE_URL)")
     if not redis:
         return
     from redis import RedisError

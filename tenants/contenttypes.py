@@ -10,8 +10,9 @@ from threading import Lock
 from typing import Any
 
 from django.contrib.contenttypes.models import ContentType
-from django.db import connection
 from django_tenants.postgresql_backend import base
+
+from tenants.connection import connection
 
 # A part holds some fifty small objects; the tenants used longest ago give way.
 LARGEST = 256
@@ -60,5 +61,5 @@ def install() -> None:
     """Put the cache in place of Django's."""
     cache = SchemaCache()
     for manager in {ContentType.objects, *ContentType._meta.local_managers}:
-        manager._cache = cache
+        manager._cache = cache  # type: ignore[attr-defined]
     base.ContentType = _Untouched

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 
-from django.db import connection, transaction
+from django.db import transaction
 
+from tenants.connection import connection
 from tenants.models import PUBLIC_SCHEMA, Tenant
 
 
@@ -20,6 +21,11 @@ class MissingSchema(Exception):
 def current_schema() -> str:
     """The schema this thread works in; `public` outside every tenant. No query."""
     return str(connection.schema_name)
+
+
+def is_public() -> bool:
+    """Whether this thread works in the public schema."""
+    return current_schema() == PUBLIC_SCHEMA
 
 
 @contextmanager
@@ -59,19 +65,6 @@ def public_context() -> Iterator[None]:
 
 
 @contextmanager
-def template_context() -> Iterator[None]:
-    """Work in the template schema, which belongs to no tenant: for migrations and onboarding."""
-    from tenants.onboarding import TEMPLATE_SCHEMA
-
-    previous = connection.tenant
-    connection.set_schema(TEMPLATE_SCHEMA)
-    try:
-        yield
-    finally:
-        connection.set_tenant(previous)
-
-
-@contextmanager
 def _schema(tenant: Tenant) -> Iterator[None]:
     previous = connection.tenant
     connection.set_tenant(tenant)
@@ -99,8 +92,3 @@ def on_commit[**P](function: Callable[P, object], *args: P.args, **kwargs: P.kwa
             connection.set_tenant(previous)
 
     transaction.on_commit(run, robust=True)
-
-
-def is_public() -> bool:
-    """Whether this thread works in the public schema."""
-    return current_schema() == PUBLIC_SCHEMA

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Protocol
 
-from django.db import connection
 from redis import RedisError
 
+from tenants.connection import connection
 from tenants.context import current_schema, on_commit, tenant_context
 from tenants.models import Tenant
 
@@ -35,15 +35,12 @@ def tenant_job[**P, R](function: Callable[P, R]) -> Callable[..., R | None]:
     @wraps(function)
     def job(schema_name: str, *args: Any, **kwargs: Any) -> R | None:
         connection.set_schema_to_public()
-        try:
-            tenant = Tenant.objects.serving().filter(schema_name=schema_name).defer("migrations").first()
-            if tenant is None:
-                logger.warning("job left out: the tenant is not served", extra=_names(schema_name, function))
-                return None
-            with tenant_context(tenant):
-                return function(*args, **kwargs)
-        finally:
-            connection.set_schema_to_public()
+        tenant = Tenant.objects.serving().filter(schema_name=schema_name).defer("migrations").first()
+        if tenant is None:
+            logger.warning("job left out: the tenant is not served", extra=_names(schema_name, function))
+            return None
+        with tenant_context(tenant):
+            return function(*args, **kwargs)
 
     job.is_tenant_job = True  # type: ignore[attr-defined]
     return job

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from django.db import connection
+from tenants.connection import connection
 
 # Two numbers that nothing else in this database uses as advisory locks.
 _MIGRATING, _TEMPLATE = 0x0CA21110_0001, 0x0CA21110_0002
@@ -44,7 +44,7 @@ def name_exclusive(name: str) -> None:
     _run("SELECT pg_advisory_xact_lock(hashtextextended(%s, %s))", name, _TEMPLATE)
 
 
-def _run(statement: str, *args: object) -> None:
+def _run(statement: str, *args: str | int) -> None:
     with connection.cursor() as cursor:
         cursor.execute(statement, args)
 

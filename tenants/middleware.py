@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from django.core.exceptions import DisallowedHost
-from django.db import InterfaceError, OperationalError, connection
+from django.db import InterfaceError, OperationalError
 from django.db.models import BooleanField, Case, F, Func, Value, When
-from django.http import HttpRequest, HttpResponse
+from django.http import FileResponse, HttpRequest, HttpResponse
 from django.http.request import split_domain_port
 from django.http.response import HttpResponseBase
 from django.urls import set_urlconf
 from django_tenants.middleware.main import TenantMainMiddleware
 
+from tenants.connection import connection
 from tenants.models import Domain, Status, Tenant, up_to_date
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ class TenantMiddleware(TenantMainMiddleware):  # type: ignore[misc]
             if refusal is not None:
                 return refusal
             response: HttpResponseBase = self.get_response(request)
-            if response.streaming:
+            # A file holds no query, and the server may send it without going through Python.
+            if response.streaming and not isinstance(response, FileResponse):
                 _stream_in_schema(response, request.tenant)  # type: ignore[attr-defined]
             return response
         finally:

@@ -1,6 +1,5 @@
 """Which migrations the code needs, and which ones a schema has."""
 
-from collections.abc import Iterable
 from functools import cache
 
 from django.apps import apps
@@ -47,11 +46,4 @@ def record_migrations(schema_name: str) -> None:
     """Write on the tenant's row which migrations its schema has."""
     from tenants.models import Tenant
 
-    write(Tenant.objects.filter(schema_name=schema_name).values_list("pk", flat=True), applied(schema_name))
-
-
-def write(tenant_ids: Iterable[int], names: Iterable[str]) -> None:
-    """Write the given applied migrations on the rows of these tenants."""
-    from tenants.models import Tenant
-
-    Tenant.objects.filter(pk__in=tenant_ids).update(migrations=sorted(names))
+    Tenant.objects.filter(schema_name=schema_name).update(migrations=sorted(applied(schema_name)))

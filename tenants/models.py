@@ -61,6 +61,8 @@ class Tenant(TenantMixin):  # type: ignore[misc]
 
     auto_create_schema = False
     auto_drop_schema = False
+    changed_by = ""
+    """Who is changing this object now, for the audit log; not stored on the row."""
 
     id = models.AutoField(primary_key=True)
     schema_name = models.CharField(max_length=63, unique=True, default=new_schema_name)
@@ -84,6 +86,10 @@ class Tenant(TenantMixin):  # type: ignore[misc]
 
     def __str__(self) -> str:
         return self.name
+
+    def get_additional_data(self) -> dict[str, str] | None:
+        """What the audit log keeps beside the change: operators are no users of this schema."""
+        return {"actor": self.changed_by} if self.changed_by else None
 
     @property
     def is_public(self) -> bool:

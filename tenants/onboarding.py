@@ -80,6 +80,7 @@ def _clone_template(tenant: Tenant) -> None:
 def ensure_public_tenant() -> Tenant:
     """The platform's own row and host: what makes public a place that serves, also without any tenant."""
     name = getattr(settings, "PLATFORM_NAME", "Platform")
+    tenant: Tenant
     with transaction.atomic():
         tenant, _ = Tenant.objects.get_or_create(schema_name=PUBLIC_SCHEMA, defaults={"name": name})
         Domain.objects.get_or_create(domain=hosts.normalize(settings.BASE_DOMAIN), defaults={"tenant": tenant})
@@ -130,6 +131,8 @@ def drop_closed_tenant(tenant: Tenant, confirmation: str) -> None:
             raise OnboardingError(f"{tenant.name} is not closed: close it first")
         schema_name = tenant.schema_name
         hooks.dropped(tenant)
+        # A table with deferred checks pending cannot be dropped.
+        connection.check_constraints()
         with connection.cursor() as cursor:
             cursor.execute(f"DROP SCHEMA IF EXISTS {connection.ops.quote_name(schema_name)} CASCADE")
         tenant.delete()
@@ -139,10 +142,13 @@ def drop_closed_tenant(tenant: Tenant, confirmation: str) -> None:
 def _move(tenant: Tenant, sources: set[Status], target: Status, reason: str, actor: str) -> None:
     if tenant.is_public:
         raise OnboardingError("the platform itself cannot be suspended or closed")
-    with public_context():
-        rows = Tenant.objects.filter(pk=tenant.pk, status__in=sources)
-        if not rows.update(status=target, status_reason=reason):
+    with public_context(), transaction.atomic():
+        # Saved as an object, not updated in a set, so that the audit log has it.
+        locked = Tenant.objects.select_for_update().filter(pk=tenant.pk, status__in=sources).first()
+        if locked is None:
             raise OnboardingError(f"{tenant.name} is closed")
+        locked.status, locked.status_reason, locked.changed_by = target, reason, actor
+        locked.save(update_fields=["status", "status_reason"])
     tenant.status, tenant.status_reason = target, reason
     logger.warning("tenant %s", target, extra={"tenant": tenant.schema_name, "actor": actor, "reason": reason})
 

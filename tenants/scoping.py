@@ -9,8 +9,10 @@ from collections.abc import Callable, Collection, Iterator
 from functools import wraps
 from typing import Any, Self
 
-from django.db import connection, models
+from django.db import models
 from django.db.models.query import RawQuerySet
+
+from tenants.connection import connection
 
 
 class WrongTenant(Exception):
@@ -53,7 +55,7 @@ class TenantQuerySet[M: models.Model](models.QuerySet[M]):
 
         Each copy of it is bound where it first runs.
         """
-        unbound = self._chain()
+        unbound: Self = self._chain()  # type: ignore[attr-defined]
         unbound._schema = None
         return unbound
 
@@ -77,13 +79,14 @@ class TenantQuerySet[M: models.Model](models.QuerySet[M]):
         return clone
 
     def _merge_sanity_check(self, other: "TenantQuerySet[Any]") -> None:
-        for query in (self, other):
-            query.check_schema()
+        self.check_schema()
+        other.check_schema()
         super()._merge_sanity_check(other)  # type: ignore[misc]
 
     def _combinator_query(self, combinator: str, *others: "TenantQuerySet[Any]", **kwargs: Any) -> Self:
-        for query in (self, *others):
-            query.check_schema()
+        self.check_schema()
+        for other in others:
+            other.check_schema()
         return super()._combinator_query(combinator, *others, **kwargs)  # type: ignore[misc,no-any-return]
 
     def iterator(self, *args: Any, **kwargs: Any) -> Iterator[M]:

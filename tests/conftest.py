@@ -3,13 +3,21 @@
 from collections.abc import Iterator
 
 import pytest
+from django.conf import settings
 from django.db import connection
 from django.test import TransactionTestCase
+from redis import Redis
 
+from notifications import adapters, channels, queues
+from notifications.channels.fake import Fake
+from notifications.dispatch import bells
+from notifications.models import NotificationChannel
 from tenants.context import tenant_context
 from tenants.models import PUBLIC_SCHEMA, Tenant
 from tenants.onboarding import create_tenant
 from tests.database import Snapshot
+from tests.factories import Outbox
+from tests.mail import mail as mail
 
 OWNER_PASSWORD = "a long enough password"
 
@@ -55,3 +63,44 @@ def connection_ends_in_public() -> Iterator[None]:
     left_in = connection.schema_name
     connection.set_schema_to_public()
     assert left_in == PUBLIC_SCHEMA, f"the test left the connection in {left_in}"
+
+
+# Messages: a provider that does as told, a mail server, a Valkey with nothing left of the test before.
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
+    """Provider `fake` on every channel, and in every schema the same one."""
+    fake = Fake()
+
+    class Told:
+        platform_only = False
+
+        def __new__(cls, *_: object, **__: object) -> Fake:
+            return fake
+
+    for channel in NotificationChannel.values:
+        monkeypatch.setitem(channels.ADAPTERS, (channel, "fake"), Told)
+    yield fake
+    adapters.close_all()
+
+
+@pytest.fixture
+def acme_sends(in_acme: Tenant, provider: Fake) -> Fake:
+    """Acme has an outbox for e-mail and one for SMS, and the test runs inside acme."""
+    Outbox()
+    Outbox(account__kind="sms", address="+12025550123", name="")
+    return provider
+
+
+@pytest.fixture
+def valkey() -> Iterator[Redis]:
+    """Valkey without bells, and a doorbell that has not given up."""
+    redis = queues.redis()
+    for name in settings.QUEUES:
+        queues.queue_named(name).empty()
+    for key in redis.scan_iter("bell:*"):
+        redis.delete(key)
+    bells._doorbell.quiet_until = 0
+    yield redis
+    bells._doorbell.quiet_until = 0

@@ -8,7 +8,6 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from tenants.models import PUBLIC_SCHEMA, Tenant
-from tenants.onboarding import TEMPLATE_SCHEMA
 
 _KEPT = "test_snapshot"
 _TABLES = """
@@ -63,7 +62,8 @@ class Snapshot:
             return f"DELETE FROM {table}"
         copy = self._copies[table]
         changed = f"EXISTS (TABLE {table} EXCEPT TABLE {copy}) OR EXISTS (TABLE {copy} EXCEPT TABLE {table})"
-        return f"DO $$ BEGIN IF {changed} THEN DELETE FROM {table}; INSERT INTO {table} SELECT * FROM {copy}; END IF; END $$"
+        again = f"DELETE FROM {table}; INSERT INTO {table} SELECT * FROM {copy};"
+        return f"DO $$ BEGIN IF {changed} THEN {again} END IF; END $$"
 
     def drop(self) -> None:
         """Forget the copies."""
@@ -97,21 +97,22 @@ _CATALOG = {
         FROM pg_class t WHERE t.oid = c.reltoastrelid) FROM pg_class c
         WHERE relnamespace = {_HERE} AND relkind NOT IN ('t', 'c') ORDER BY 1""",
     "columns": f"""SELECT relname, row_number() OVER (PARTITION BY relname ORDER BY attnum), attname,
-        format_type(atttypid, atttypmod), attnotnull, attidentity, attgenerated, attstorage, attcompression, attcollation,
-        pg_get_expr(adbin, adrelid), col_description(c.oid, attnum)
+        format_type(atttypid, atttypmod), attnotnull, attidentity, attgenerated, attstorage, attcompression,
+        attcollation, pg_get_expr(adbin, adrelid), col_description(c.oid, attnum)
         FROM pg_class c JOIN pg_attribute ON attrelid = c.oid LEFT JOIN pg_attrdef ON adrelid = c.oid AND adnum = attnum
         WHERE relnamespace = {_HERE} AND relkind IN ('r', 'v') AND attnum > 0 AND NOT attisdropped ORDER BY 1, 2""",
     "constraints": f"""SELECT conrelid::regclass::text, conname, contype, condeferrable, condeferred, convalidated,
         pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = {_HERE} ORDER BY 1, 2""",
-    "indexes": f"""SELECT i.relname, pg_get_indexdef(indexrelid, 0, true), indisunique, indisprimary, indnullsnotdistinct,
-        i.reloptions FROM pg_index JOIN pg_class i ON i.oid = indexrelid JOIN pg_class t ON t.oid = indrelid
-        WHERE t.relnamespace = {_HERE} AND t.relkind = 'r' ORDER BY 1""",
+    "indexes": f"""SELECT i.relname, pg_get_indexdef(indexrelid, 0, true), indisunique, indisprimary,
+        indnullsnotdistinct, i.reloptions FROM pg_index JOIN pg_class i ON i.oid = indexrelid
+        JOIN pg_class t ON t.oid = indrelid WHERE t.relnamespace = {_HERE} AND t.relkind = 'r' ORDER BY 1""",
     "sequences": f"""SELECT c.relname, format_type(seqtypid, NULL), seqstart, seqincrement, seqmax, seqmin, seqcache,
-        seqcycle, d.refobjid::regclass::text, d.refobjsubid > 0, d.deptype FROM pg_sequence JOIN pg_class c ON c.oid = seqrelid
+        seqcycle, d.refobjid::regclass::text, d.refobjsubid > 0, d.deptype
+        FROM pg_sequence JOIN pg_class c ON c.oid = seqrelid
         LEFT JOIN pg_depend d ON d.objid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
         WHERE relnamespace = {_HERE} ORDER BY 1""",
-    "triggers": f"""SELECT pg_get_triggerdef(g.oid, true), tgenabled FROM pg_trigger g JOIN pg_class c ON c.oid = tgrelid
-        WHERE relnamespace = {_HERE} AND NOT tgisinternal ORDER BY 1""",
+    "triggers": f"""SELECT pg_get_triggerdef(g.oid, true), tgenabled FROM pg_trigger g
+        JOIN pg_class c ON c.oid = tgrelid WHERE relnamespace = {_HERE} AND NOT tgisinternal ORDER BY 1""",
     "statistics": f"""SELECT stxname, stxrelid::regclass::text, stxkind, pg_get_statisticsobjdef_columns(oid)
         FROM pg_statistic_ext WHERE stxnamespace = {_HERE} ORDER BY 1""",
     "views": f"""SELECT relname, pg_get_viewdef(oid) FROM pg_class WHERE relnamespace = {_HERE} AND relkind = 'v'

@@ -185,8 +185,11 @@ class _Conversation:
 
     def take(self) -> None:
         raw = self.read_until(END_OF_DATA)
-        if self.say("payload").startswith("2"):
+        answer = self.server._answer("payload")
+        if answer.startswith("2"):
+            # Noted before it is said: whoever hears the answer may look at once.
             self.server.taken.append(Taken(self.sender, self.recipient, bytes(raw) + b"\r\n"))
+        self.play(answer)
 
     def say(self, step: str) -> str:
         return self.play(self.server._answer(step))

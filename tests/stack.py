@@ -16,13 +16,17 @@ os.environ.setdefault("HTTPS", "0")
 os.environ.setdefault("NOTIFY_PRIVATE_NETWORKS", "127.0.0.0/8,::1/128")
 os.environ.setdefault("LOG_LEVEL", "WARNING")
 
+
+_folder = Path(tempfile.mkdtemp(prefix="carillon-tests-"))
+_folder.chmod(0o711)
+atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+(_folder / "static").mkdir()
+os.environ.setdefault("STATIC_ROOT", str(_folder / "static"))
+
 if "DATABASE_URL" not in os.environ or "REDIS_URL" not in os.environ:
     from services.embedded import Servers
 
-    _folder = Path(tempfile.mkdtemp(prefix="carillon-tests-"))
-    _folder.chmod(0o711)
     servers = Servers(_folder, durable=False)
-    atexit.register(shutil.rmtree, _folder, ignore_errors=True)
     atexit.register(servers.stop)
     for _name, _value in servers.environment.items():
         os.environ.setdefault(_name, _value)

@@ -9,7 +9,7 @@ from tenants.scoping import TenantModel
 
 with isolate_apps("tests"):
 
-    class Reader(models.Model):
+    class Reader(models.Model):  # noqa: DJ008
         """A model without the tenants' base, as those of Django's own apps."""
 
         name = models.CharField(max_length=50)

@@ -1,6 +1,7 @@
 """Lanes: which of a tenant's work may be done now, and in which order."""
 
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from tenants.connection import connection
@@ -19,7 +20,7 @@ class DueLane:
 
 def lane_for(*, tenant_id: int, queue: str, outbox_scope: str, outbox_uuid: UUID) -> int:
     """The id of the lane, made when it is first needed."""
-    values = [tenant_id, queue, outbox_uuid]
+    values: list[Any] = [tenant_id, queue, outbox_uuid]
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT id FROM {TABLE} WHERE tenant_id = %s AND queue = %s AND outbox_uuid = %s", values)
         found = cursor.fetchone()

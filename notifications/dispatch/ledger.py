@@ -5,8 +5,9 @@ claimed rows names the claim's token: a worker that lost its lease changes nothi
 claimed with `FOR UPDATE SKIP LOCKED`, so any number of workers drain one lane without waiting.
 """
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -29,13 +30,15 @@ class Claimed:
     handed_over: bool  # … and may have handed it over
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Claim:
     """Rows of one lane that are this worker's until the lease ends."""
 
     tenant_id: int
+    worker: str
     token: UUID = field(default_factory=uuid4)
     rows: Sequence[Claimed] = ()
+    renewed_at: float = field(default_factory=time.monotonic)
 
 
 def _lease() -> str:
@@ -71,7 +74,7 @@ def claim(
 
     Rows flagged for the commands are left alone unless `manual` says that a command asks.
     """
-    found = Claim(tenant_id)
+    found = Claim(tenant_id, worker[:100])
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
@@ -82,7 +85,8 @@ def claim(
                   AND (%(only)s::uuid IS NULL OR item = %(only)s)
                 ORDER BY due_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
             )
-            UPDATE {TABLE} AS ledger SET lease_until = now() + %(lease)s::interval, token = %(token)s, worker = %(worker)s
+            UPDATE {TABLE} AS ledger
+            SET lease_until = now() + %(lease)s::interval, token = %(token)s, worker = %(worker)s
             FROM due WHERE ledger.ctid = due.place
             RETURNING ledger.item, due.deaths, due.token IS NOT NULL, due.handed_over_at IS NOT NULL
             """,
@@ -93,11 +97,11 @@ def claim(
                 "limit": limit,
                 "lease": _lease(),
                 "token": found.token,
-                "worker": worker[:100],
+                "worker": found.worker,
             },
         )
         rows = [Claimed(*row) for row in cursor.fetchall()]
-    return Claim(tenant_id, found.token, rows)
+    return replace(found, rows=rows)
 
 
 def _ours(claim: Claim, items: Sequence[UUID]) -> list[Any]:
@@ -107,12 +111,18 @@ def _ours(claim: Claim, items: Sequence[UUID]) -> list[Any]:
 _OURS = "item = ANY(%s) AND tenant_id = %s AND kind = %s AND token = %s"
 
 
-def renew(claim: Claim, items: Sequence[UUID]) -> None:
-    """Hold the lease on these rows for a full lease from now."""
+def renew(claim: Claim) -> None:
+    """Hold the lease on all rows that are left of a claim for a full lease from now."""
+    claim.renewed_at = time.monotonic()
+    ours = _ours(claim, [row.item for row in claim.rows])
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"UPDATE {TABLE} SET lease_until = now() + %s::interval WHERE {_OURS}", [_lease(), *_ours(claim, items)]
-        )
+        cursor.execute(f"UPDATE {TABLE} SET lease_until = now() + %s::interval WHERE {_OURS}", [_lease(), *ours])
+
+
+def hold(claim: Claim) -> None:
+    """Renew a claim when a third of its lease has passed; called before each step, for what waits behind it."""
+    if time.monotonic() - claim.renewed_at >= settings.NOTIFY_LOCK_TIMEOUT_SECONDS / 3:
+        renew(claim)
 
 
 def charge(claim: Claim, item: UUID) -> None:

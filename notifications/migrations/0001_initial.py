@@ -179,6 +179,7 @@ class Migration(migrations.Migration):
             options={
                 'db_table': 'notifications',
                 'ordering': ('-id',),
+                'permissions': [('requeue_outboxmessage', 'Can send outbox messages again'), ('cancel_outboxmessage', 'Can cancel outbox messages')],
             },
         ),
         migrations.CreateModel(

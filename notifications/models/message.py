@@ -113,6 +113,10 @@ class OutboxMessage(TenantModel):
     class Meta:
         db_table = "notifications"
         ordering = ("-id",)
+        permissions = [
+            ("requeue_outboxmessage", "Can send outbox messages again"),
+            ("cancel_outboxmessage", "Can cancel outbox messages"),
+        ]
         indexes = [
             models.Index(fields=["status", "-id"], name="idx_notifications_status"),
             models.Index(fields=["user", "-id"], name="idx_notifications_user", condition=models.Q(user__isnull=False)),

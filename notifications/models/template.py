@@ -137,11 +137,16 @@ class NotificationTemplate(TenantModel):
         with transaction.atomic():
             # The row's lock makes two editors' versions follow one another.
             latest = type(self).objects.select_for_update().filter(pk=self.pk).first()
-            wording = [getattr(self, field) for field in CONTENT_FIELDS]
-            if latest is None or [getattr(latest, field) for field in CONTENT_FIELDS] != wording:
-                self.version = (latest.version if latest else 0) + 1
-                if kwargs.get("update_fields") is not None:
-                    kwargs["update_fields"] = {*kwargs["update_fields"], "version"}
+            written = kwargs.get("update_fields")
+            wording = [
+                getattr(self if latest is None or written is None or field in written else latest, field)
+                for field in CONTENT_FIELDS
+            ]
+            changed = latest is None or [getattr(latest, field) for field in CONTENT_FIELDS] != wording
+            # Counted from the stored row: this object may have been read before another editor's change.
+            self.version = (latest.version if latest else 0) + changed
+            if written is not None:
+                kwargs["update_fields"] = {*written, "version"}
             super().save(*args, **kwargs)
             TemplateVersion.objects.get_or_create(
                 template_id=self.pk,

@@ -50,15 +50,15 @@ def register_serializer(model_or_type: type, fields: tuple[str, ...]) -> None:
         raise ValueError(f"{model_or_type.__name__} is registered already, with other fields")
 
 
-def freeze(context: Mapping[str, object]) -> dict[str, JSON]:
+def freeze(context: Mapping[str, object], *, name: str = "context") -> dict[str, JSON]:
     """Copy a context down to plain JSON values that no render can share with another.
 
     Dates, times, decimals and UUIDs become text; instances of registered types become dicts. Raises ContextInvalid,
     naming the path, for anything else and for what is too big or too deep.
     """
     if not isinstance(context, Mapping):
-        raise ContextInvalid(f"context is a {type(context).__name__}; pass a dict of named values")
-    return Freezer().mapping(context, "context", 1)
+        raise ContextInvalid(f"{name} is a {type(context).__name__}; pass a dict of named values")
+    return Freezer().mapping(context, name, 1)
 
 
 class Freezer:
@@ -71,6 +71,7 @@ class Freezer:
         self.text = 0
 
     def value(self, value: object, path: str, depth: int) -> JSON:
+        """A copy of any value that may be held. Raises ContextInvalid."""
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, str):
@@ -85,6 +86,7 @@ class Freezer:
         return self.other(value, path, depth)
 
     def mapping(self, mapping: Mapping[Any, object], path: str, depth: int) -> dict[str, JSON]:
+        """A copy of a dict with text for keys. Raises ContextInvalid."""
         self.enter(len(mapping), path, depth)
         frozen = {}
         for key, value in mapping.items():
@@ -95,10 +97,12 @@ class Freezer:
         return frozen
 
     def sequence(self, sequence: list[object] | tuple[object, ...], path: str, depth: int) -> list[JSON]:
+        """A copy of a list or tuple, as a list. Raises ContextInvalid."""
         self.enter(len(sequence), path, depth)
         return [self.value(value, f"{path}.{index}", depth) for index, value in enumerate(sequence)]
 
     def other(self, value: object, path: str, depth: int) -> JSON:
+        """What is no JSON, but may be turned into it. Raises ContextInvalid."""
         for known, as_text in AS_TEXT.items():
             if isinstance(value, known):
                 if isinstance(value, Decimal) and not value.is_finite():
@@ -110,6 +114,7 @@ class Freezer:
         raise ContextInvalid(f"{path} is a {type(value).__name__}, which templates may not hold; {REMEDY}")
 
     def instance(self, value: object, fields: tuple[str, ...], path: str, depth: int) -> JSON:
+        """The registered fields of an instance, as a dict. Raises ContextInvalid."""
         self.enter(len(fields), path, depth)
         frozen = {}
         for field in fields:
@@ -121,6 +126,7 @@ class Freezer:
         return frozen
 
     def enter(self, size: int, path: str, depth: int) -> None:
+        """Count the values of a container, before they are copied. Raises ContextInvalid."""
         self.values += size
         if self.values > MAX_VALUES:
             raise ContextInvalid(f"the context holds more than {MAX_VALUES} values (reached at {path}); pass fewer")
@@ -128,6 +134,7 @@ class Freezer:
             raise ContextInvalid(f"{path} is nested more than {MAX_DEPTH} levels deep; pass flatter values")
 
     def string(self, text: str, path: str, limit: int) -> str:
+        """Count a text and hand it back. Raises ContextInvalid."""
         self.text += len(text)
         if len(text) > limit:
             raise ContextInvalid(f"{path} is longer than {limit} characters; pass less text")

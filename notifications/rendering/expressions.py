@@ -57,7 +57,7 @@ class Surroundings(Protocol):
 class Filter:
     """One filter that templates may use.
 
-    `price` is charged for each character of a text value, `base` for each call; one unit stands for at most 30 ns.
+    `price` is charged for each character of a text value, `base` for each call; one unit stands for some 30 ns.
     `keeps_safe` says that HTML which needs no escaping needs none afterwards either.
     """
 

@@ -2,7 +2,8 @@
 
 Left out on purpose: what pads or formats to any width (ljust, center, stringformat), what switches escaping off
 (safe), what parses HTML or normalises Unicode with quadratic worst cases (urlize, truncate…_html, slugify), and what
-escapes over and over (addslashes, force_escape). Django's own filter is used wherever it passes these tests.
+escapes over and over (addslashes, force_escape). Django's own filter is used wherever it passes these tests; each
+does what Django's documentation says of its name, and is called with a value, an argument and the render's context.
 """
 
 import re

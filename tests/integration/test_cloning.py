@@ -78,11 +78,12 @@ def test_a_clone_has_every_row_and_counts_on_where_its_source_was(rich):
 
 
 def test_nothing_in_a_clone_points_back_at_its_source(rich):
+    connection.check_constraints()
     with connection.cursor() as cursor:
         cursor.execute("DROP SCHEMA rich CASCADE; SET search_path = t_richcopy")
-        cursor.execute("INSERT INTO child (parent_id) VALUES (100)")
+        cursor.execute("INSERT INTO parent (short_code) VALUES ('c'); INSERT INTO child (parent_id) VALUES (110)")
         cursor.execute("SELECT count(*) FROM seen")
-        assert cursor.fetchone() == (2,)
+        assert cursor.fetchone() == (3,)
 
 
 @pytest.mark.parametrize("what", ["tables", "columns", "constraints", "indexes", "sequences"])
@@ -113,10 +114,9 @@ def test_django_can_alter_a_cloned_table(in_acme):
 
 
 def test_a_clone_belongs_to_the_callers_transaction(db):
-    with pytest.raises(ZeroDivisionError), transaction.atomic():
+    with transaction.atomic():
         clone_schema(TEMPLATE_SCHEMA, "t_undone000")
-        1 / 0
-    assert catalog("t_undone000") if exists("t_undone000") else True
+        transaction.set_rollback(True)
     assert not exists("t_undone000")
 
 

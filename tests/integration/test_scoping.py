@@ -19,7 +19,9 @@ def shelves(acme, globex):
     made = {}
     for tenant in (acme, globex):
         with tenant_context(tenant):
-            shelf = Shelf.objects.create(id=101, name=tenant.name, keeper=Reader.objects.create(name=f"reader of {tenant.name}"))
+            shelf = Shelf.objects.create(
+                id=101, name=tenant.name, keeper=Reader.objects.create(name=f"reader of {tenant.name}")
+            )
             Book.objects.bulk_create([Book(id=n, shelf=shelf, title=f"{tenant.name} {n}") for n in (101, 102)])
             made[tenant.name] = shelf
     return made
@@ -106,10 +108,13 @@ def test_a_raw_query_stays_in_its_tenant(shelves, acme, globex):
 
 USES = {
     "save": lambda shelf: shelf.save(),
+    "save in a named database": lambda shelf: shelf.save(using="default"),
     "save a part": lambda shelf: shelf.save(update_fields=["name"]),
     "delete": lambda shelf: shelf.delete(),
+    "delete in a named database": lambda shelf: shelf.delete(using="default"),
     "refresh": lambda shelf: shelf.refresh_from_db(),
     "reverse relation": lambda shelf: list(shelf.books.all()),
+    "reverse relation in a named database": lambda shelf: list(shelf.books.db_manager("default").all()),
     "reverse count": lambda shelf: shelf.books.count(),
     "reverse create": lambda shelf: shelf.books.create(title="x"),
     "reverse update": lambda shelf: shelf.books.update(title="x"),
@@ -139,6 +144,21 @@ def test_an_object_of_one_tenant_is_useless_in_another(shelves, acme, globex, us
 def test_an_object_works_in_its_own_tenant(shelves, acme, use):
     with tenant_context(acme):
         use(Shelf.objects.get())
+
+
+@pytest.mark.parametrize("store", [lambda book: book.save(), lambda book: Book.objects.bulk_create([book])])
+def test_an_object_not_stored_yet_cannot_carry_a_relation_out(shelves, acme, globex, store):
+    with tenant_context(acme):
+        book = Book(shelf=Shelf.objects.get(), title="x")
+    with tenant_context(globex), pytest.raises(WrongTenant):
+        store(book)
+
+
+def test_an_object_made_in_bulk_remembers_its_tenant(shelves, acme, globex):
+    with tenant_context(acme):
+        (shelf,) = Shelf.objects.bulk_create([Shelf(name="in bulk")])
+    with tenant_context(globex), pytest.raises(WrongTenant):
+        shelf.save()
 
 
 def test_relations_work_inside_a_tenant(shelves, acme):

@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from notifications.channels import Accepted, Adapter, Failure, Outgoing, Rejected, Unavailable, Uncertain, build
 from notifications.channels.base import InvalidSettings
 from notifications.channels.email import session
+from notifications.channels.email.mime import to_wire
 from tests.smtp_server import DROP, STALL, SMTPServer, server_tls
 
 LOOPBACK = [ipaddress.ip_network("127.0.0.0/8")]
@@ -99,6 +101,12 @@ def test_text_beyond_ascii_arrives_as_written_on_a_7_bit_wire(server, connect):
     assert max(map(len, server.taken[0].raw.split(b"\r\n"))) <= 998
     assert (mail["Subject"], mail["From"].addresses[0].display_name) == ("یادآوری نوبت 🎉", "نوبت")
     assert mail.get_content().replace("\r\n", "\n") == text + "\n"
+
+
+def test_a_short_text_beyond_ascii_needs_no_8_bit_server(server, connect):
+    connect(server).send(replace(MAIL, text="Grüße", html="<p>Grüße</p>"))
+    assert server.taken[0].raw.isascii()
+    assert parsed(server).get_body(("plain",)).get_content() == "Grüße\r\n"
 
 
 def test_a_long_unsubscribe_link_is_not_encoded(server, connect):
@@ -195,6 +203,17 @@ def test_no_body_ends_the_mail_early(server, connect, end, part):
     assert not re.search(rb"\r\n\.(?!\.)", b"\r\n" + raw)
     assert SMUGGLED in raw
     assert not any("bank.test" in command for command in server.commands)
+
+
+@pytest.mark.parametrize(
+    "end", [b"\n.\n", b"\n.\r\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r", b"\r\n.\n", b"\r\n.\r\n", b"\r\n\0.\r\n"]
+)
+def test_whatever_the_bytes_are_only_the_last_line_is_a_dot(end):
+    wire = to_wire(b"." + end + b"a" + end + b"b")
+    assert wire.endswith(b"b\r\n.\r\n")
+    assert wire.startswith(b"..\r\n..\r\na")
+    assert wire.count(b"\r\n.\r\n") == 1
+    assert not re.search(rb"(?<!\r)\n|\r(?!\n)|\0", wire)
 
 
 def test_a_body_of_dots_arrives_as_dots(server, connect):
@@ -296,6 +315,14 @@ def test_a_server_without_logins_cannot_be_logged_in_to(server, connect):
     assert PASSWORD.encode() not in b"".join(server.received)
 
 
+def test_a_password_never_crosses_a_foreign_network_in_clear(connect, monkeypatch):
+    monkeypatch.setattr(session.Session, "_vouched_for", lambda _: False)
+    with SMTPServer(features=["AUTH PLAIN LOGIN"]) as server:
+        failure = failure_of(connect(server, username="acme", password=PASSWORD))
+    assert (str(failure), failure.error_class) == (session.CLEAR_PASSWORD, "auth")
+    assert b"AUTH" not in b"".join(server.received).upper().replace(b"AUTH PLAIN LOGIN", b"")
+
+
 # Connecting (fault row 21)
 
 
@@ -333,7 +360,9 @@ def test_a_reply_that_trickles_in_is_cut_off(connect):
         def trickle() -> None:
             connection, _ = listener.accept()
             with connection:
-                while not done.wait(0.05):
+                for _ in range(60):
+                    if done.wait(0.05):
+                        return
                     try:
                         connection.sendall(b"2")
                     except OSError:
@@ -353,6 +382,26 @@ def test_a_reply_that_trickles_in_is_cut_off(connect):
 def test_an_endless_reply_is_cut_off(server, connect):
     server.on("ehlo", "250-x\r\n" * 50_000 + "250 x")
     assert isinstance(failure_of(connect(server)), Unavailable)
+
+
+def test_a_line_without_end_is_cut_off(connect):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5)
+
+        def flood() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                while True:
+                    connection.sendall(b"2" * 65536)
+
+        thread = threading.Thread(target=flood, daemon=True)
+        thread.start()
+        settings = {"host": "127.0.0.1", "port": listener.getsockname()[1], "use_tls": False, "timeout": 3}
+        started = time.monotonic()
+        failure = failure_of(build("email", "smtp", settings, allowed_networks=LOOPBACK))
+        thread.join()
+    assert isinstance(failure, Unavailable)
+    assert time.monotonic() - started < 1.5
 
 
 @pytest.mark.parametrize("reply", ["454 4.7.0 no TLS now", "501 5.5.4 no", STALL, DROP])
@@ -427,8 +476,8 @@ def test_words_slipped_in_before_tls_are_not_taken_for_replies(connect, tmp_path
     with SMTPServer(tls=tls) as server:
         server.on("starttls", "220 go on\r\n250-injected\r\n250 AUTH PLAIN")
         failure = failure_of(connect(server, named, use_tls=True))
-    assert isinstance(failure, Unavailable)
-    assert not server.taken
+    assert (type(failure), str(failure)) == (Unavailable, session.BAD_TLS)
+    assert [command.split()[0] for command in server.commands] == ["ehlo", "STARTTLS"]
 
 
 def test_a_private_address_is_rejected_and_not_told(connect, server):
@@ -511,6 +560,18 @@ def test_a_kept_connection_dropped_before_the_payload_is_opened_anew(server, con
     adapter.send(MAIL)
     assert server.connections == 2
     assert len(server.taken) == 2
+
+
+def test_a_conversation_cut_off_in_the_middle_is_not_taken_up_again(server, connect, monkeypatch):
+    adapter = connect(server)
+    adapter.send(MAIL)
+    monkeypatch.setattr(session.Session, "rcpt", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        adapter.send(replace(MAIL, from_address="first@acme.test"))
+    monkeypatch.undo()
+    adapter.send(MAIL)
+    assert server.connections == 2
+    assert [taken.sender for taken in server.taken] == ["hello@acme.test"] * 2
 
 
 def test_a_fresh_connection_that_drops_too_is_unavailable(server, connect):

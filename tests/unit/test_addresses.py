@@ -2,7 +2,15 @@
 
 import pytest
 
-from notifications.channels.addresses import InvalidAddress, clean_display_name, clean_email, clean_phone, display
+from notifications.channels.addresses import (
+    InvalidAddress,
+    clean_address,
+    clean_display_name,
+    clean_email,
+    clean_phone,
+    clean_sender,
+    display,
+)
 
 
 @pytest.mark.parametrize(
@@ -179,3 +187,27 @@ def test_a_display_name_that_hides_something_is_refused(typed):
 )
 def test_a_domain_that_may_imitate_another_is_shown_in_punycode(stored, shown):
     assert display(stored) == shown
+
+
+@pytest.mark.parametrize(
+    ("channel", "typed", "stored"),
+    [
+        ("email", "Ada@Example.com", "Ada@example.com"),
+        ("sms", "030 901820", "+4930901820"),
+        ("voice", "+49 30 901820", "+4930901820"),
+        ("chat", " general ", "general"),
+    ],
+)
+def test_each_channel_stores_its_own_kind_of_address(channel, typed, stored):
+    assert clean_address(channel, typed, region="DE") == stored
+
+
+@pytest.mark.parametrize("sender", ["Acme", "Acme 24", "+4930901820", "12345"])
+def test_a_text_message_comes_from_a_number_or_a_short_name(sender):
+    assert clean_sender("sms", sender) == sender
+
+
+@pytest.mark.parametrize("sender", ["", "12", "Acme\r\n", "a name too long", "Ac<me>", "12 34", "Acme\n"])
+def test_a_text_message_comes_from_nothing_else(sender):
+    with pytest.raises(InvalidAddress):
+        clean_sender("sms", sender)

@@ -305,6 +305,8 @@ def test_every_node_round_filter_and_operand_counts(source, operations):
     ("source", "least"),
     [
         ("{{ text|upper }}", 1_000),
+        ("{{ text|add:text }}", 2_000),
+        ("{% now 'Y' as year %}", 450),
         ("{{ text|linebreaks }}", 10_000),
         ("{{ date|date:'" + "r" * 100 + "' }}", 10_000),
         ("{% now '" + "r" * 100 + "' as now %}", 10_000),

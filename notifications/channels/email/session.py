@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any, Self
 
 from django.core.mail.backends.smtp import EmailBackend
@@ -28,6 +29,7 @@ ENHANCED_STATUS = re.compile(r"\d{3} 5\.(\d{1,3})\.\d{1,3}\b")
 UNREACHABLE = "The mail server could not be reached, or did not answer as one."
 CLEAR_TEXT = "The mail server did not offer TLS, which this account asks for. Nothing was sent."
 BAD_TLS = "No safe TLS connection could be made to the mail server: check its certificate, host name and port."
+CLEAR_PASSWORD = "The account has a password and TLS is off: turn on STARTTLS or TLS. Nothing was sent."
 NOT_LOGGED_IN = "The mail server refused the user name or password."
 THROTTLED = "The mail server takes no connection at present."
 NOT_FOUND = "The mail server's host name was not found."
@@ -105,8 +107,9 @@ class Session(smtplib.SMTP):
         if self.sock is None:
             raise smtplib.SMTPServerDisconnected("not connected")
         try:
-            # A time-out of zero would mean non-blocking.
-            self.sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            if (seconds := deadline - time.monotonic()) <= 0:
+                raise TimeoutError("timed out")  # noqa: TRY301
+            self.sock.settimeout(seconds)
             received = self.sock.recv(4096)
             self.sock.settimeout(self.timeout)
         except TimeoutError:
@@ -136,7 +139,12 @@ class Session(smtplib.SMTP):
         return reply
 
     def login(self, user: str, password: str, *, initial_response_ok: bool = True) -> tuple[int, bytes]:
-        """Log in (RFC 4954), or raise Unavailable; the server's words on it are not passed on."""
+        """Log in (RFC 4954), or raise Unavailable; the server's words on it are not passed on.
+
+        A password crosses networks that the operator does not vouch for under TLS only.
+        """
+        if not isinstance(self.sock, ssl.SSLSocket) and not self._vouched_for():
+            raise Unavailable(CLEAR_PASSWORD, error_class="auth")
         try:
             return super().login(user, password, initial_response_ok=initial_response_ok)
         except smtplib.SMTPServerDisconnected:
@@ -149,6 +157,10 @@ class Session(smtplib.SMTP):
                 error_class="throttled" if throttled else "auth",
                 code=str(code or ""),
             ) from None
+
+    def _vouched_for(self) -> bool:
+        peer = ip_address(self.sock.getpeername()[0]) if self.sock is not None else None
+        return peer is not None and any(peer in network for network in self._allowed)
 
     def alive(self) -> bool:
         """Whether the server still listens; asked only after a pause, a doubt, or words nobody asked for."""

@@ -1,9 +1,8 @@
 """End a tenant; with `--drop`, for ever."""
 
-from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tenants.management.lookup import actor, tenant_named
 from tenants.models import Status
@@ -15,7 +14,7 @@ class Command(BaseCommand):
 
     help = "Closes a tenant: its hosts answer 404 and its work ends. --drop also removes its schema, for ever."
 
-    def add_arguments(self, parser: ArgumentParser) -> None:
+    def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("tenant", help="Its host, the label below BASE_DOMAIN, or its schema.")
         parser.add_argument("--reason", default="", help="Why; operators see it.")
         parser.add_argument("--drop", action="store_true", help="Remove the schema of the closed tenant.")

@@ -2,11 +2,10 @@
 
 import os
 import secrets
-from argparse import ArgumentParser
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tenants.context import tenant_context
 from tenants.onboarding import OnboardingError, create_tenant
@@ -17,7 +16,7 @@ class Command(BaseCommand):
 
     help = "Creates a tenant: its schema, its host and its owner. Repeating it adds only what is missing."
 
-    def add_arguments(self, parser: ArgumentParser) -> None:
+    def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("name", help="The tenant's name, as people say it.")
         parser.add_argument("--domain", required=True, help="A label below BASE_DOMAIN, or a full host name.")
         parser.add_argument("--owner", required=True, help="The owner's e-mail address.")

@@ -1,20 +1,16 @@
 """Migrate every schema: public first, then the template of new tenants, then each tenant that is behind."""
 
 import time
-from argparse import ArgumentParser
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from typing import Any
 
-import django
 from django.core.management import call_command
-from django.core.management.base import CommandError
+from django.core.management.base import CommandError, CommandParser
 from django.core.management.commands.migrate import Command as DjangoMigrate
-from django.db import connection, connections
-from django.db.migrations.recorder import MigrationRecorder
+from django.db.models import QuerySet
 
-from tenants import locks, migrations_state, onboarding, owners
+from tenants import locks, migrations_state, onboarding, owners, parallel
+from tenants.connection import connection
 from tenants.models import PUBLIC_SCHEMA, Status, Tenant
 from tenants.onboarding import TEMPLATE_SCHEMA
 
@@ -29,7 +25,7 @@ class Command(DjangoMigrate):
         "May be killed and started again: it goes on where it was."
     )
 
-    def add_arguments(self, parser: ArgumentParser) -> None:
+    def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument("-s", "--schema", help="Migrate this schema only.")
         parser.add_argument("--parallel", type=int, default=1, metavar="N", help="Migrate N tenants at a time.")
@@ -45,22 +41,24 @@ class Command(DjangoMigrate):
 
     def _migrate_all(self, options: dict[str, Any]) -> None:
         only, label = options["schema"], options["app_label"]
-        in_public = not label or label in migrations_state.app_labels(shared=True)
+        if only in {None, PUBLIC_SCHEMA} and (not label or label in migrations_state.app_labels(shared=True)):
+            self._migrate_public(options)
         in_tenants = not label or label in migrations_state.app_labels(shared=False)
-        if in_public and only in {None, PUBLIC_SCHEMA}:
-            if label or only or migrations_state.missing(PUBLIC_SCHEMA, shared=True):
-                migrate_public(options)
-                self._say(options, "public migrated")
-            onboarding.ensure_public_tenant()
-        if not in_tenants or only == PUBLIC_SCHEMA:
+        if only == PUBLIC_SCHEMA or not in_tenants or not _has_tenants_table():
             return
         if only in {None, TEMPLATE_SCHEMA}:
             self._migrate_template(options)
-        if only == TEMPLATE_SCHEMA:
-            return
-        # An explicit app or schema is migrated whatever the recorded state says.
-        names = _schemas_behind() if not (only or label) else _schemas(only)
-        self._migrate_tenants(names, options)
+        if only != TEMPLATE_SCHEMA:
+            # An explicit app or schema is migrated whatever the recorded state says.
+            self._migrate_tenants(_schemas(only) if only or label else schemas_behind(), options)
+
+    def _migrate_public(self, options: dict[str, Any]) -> None:
+        if options["schema"] or options["app_label"] or migrations_state.missing(PUBLIC_SCHEMA, shared=True):
+            migrate_public(options)
+            self._say(options, "public migrated")
+        else:
+            onboarding.ensure_public_tenant()
+            migrations_state.record_migrations(PUBLIC_SCHEMA)
 
     def _migrate_template(self, options: dict[str, Any]) -> None:
         if not options["app_label"] and not migrations_state.missing(TEMPLATE_SCHEMA, shared=False):
@@ -74,7 +72,7 @@ class Command(DjangoMigrate):
     def _migrate_tenants(self, names: list[str], options: dict[str, Any]) -> None:
         failed: dict[str, str] = {}
         started = time.monotonic()
-        for done, (name, error) in enumerate(self._outcomes(names, options), start=1):
+        for done, (name, error) in enumerate(_outcomes(names, options), start=1):
             if error:
                 failed[name] = error
                 self.stderr.write(f"[{done}/{len(names)}] {name} failed: {error}")
@@ -85,25 +83,8 @@ class Command(DjangoMigrate):
         if failed:
             raise CommandError(f"{len(failed)} of {len(names)} tenants failed: {', '.join(sorted(failed))}")
 
-    def _outcomes(self, names: list[str], options: dict[str, Any]) -> Iterable[tuple[str, str | None]]:
-        if options["parallel"] <= 1 or len(names) <= 1:
-            for name in names:
-                yield name, _attempt(name, options)
-            return
-        plain = {key: value for key, value in options.items() if isinstance(value, str | int | bool | None)}
-        with ProcessPoolExecutor(
-            options["parallel"],
-            mp_context=get_context("spawn"),
-            initializer=_start_child,
-            initargs=(connection.settings_dict["NAME"],),
-        ) as pool:
-            running = {pool.submit(_attempt, name, plain): name for name in names}
-            for future in as_completed(running):
-                error = future.exception()
-                yield running[future], str(error) if error else future.result()
-
     def _check(self, only: str | None) -> None:
-        behind = _schemas_behind()
+        behind = schemas_behind() if _has_tenants_table() else []
         if migrations_state.missing(TEMPLATE_SCHEMA, shared=False):
             behind.insert(0, TEMPLATE_SCHEMA)
         if migrations_state.missing(PUBLIC_SCHEMA, shared=True):
@@ -150,11 +131,8 @@ def migrate_schema(name: str, options: dict[str, Any]) -> None:
 
 
 def _run_django(name: str, options: dict[str, Any]) -> None:
-    # Public must be out of reach while Django looks for its own table, or it takes public's.
-    connection.set_schema(name, include_public=False)
+    connection.set_schema(name)
     try:
-        MigrationRecorder(connection).ensure_schema()
-        connection.set_schema(name)
         targets = [options[key] for key in ("app_label", "migration_name") if options.get(key)]
         passed = {key: options[key] for key in _DJANGO_OPTIONS if key in options}
         # One line a schema is enough unless every step is wanted.
@@ -164,35 +142,27 @@ def _run_django(name: str, options: dict[str, Any]) -> None:
         connection.set_schema_to_public()
 
 
-def _attempt(name: str, options: dict[str, Any]) -> str | None:
-    try:
-        migrate_schema(name, options)
-    except Exception as error:  # noqa: BLE001 (one tenant's failure must not stop the others; it is reported)
-        return f"{type(error).__name__}: {error}".strip().replace("\n", " ")
-    return None
-
-
-def _start_child(database_name: str) -> None:
-    django.setup()
-    for alias in connections:
-        connections[alias].settings_dict["NAME"] = database_name
+def _outcomes(names: list[str], options: dict[str, Any]) -> Iterable[tuple[str, str | None]]:
+    if options["parallel"] > 1 and len(names) > 1:
+        return parallel.outcomes(names, options, options["parallel"])
+    return ((name, parallel.attempt(name, options)) for name in names)
 
 
 def _schemas(only: str | None) -> list[str]:
-    tenants = Tenant.objects.exclude(schema_name=PUBLIC_SCHEMA).exclude(status=Status.CLOSED)
-    if only:
-        tenants = tenants.filter(schema_name=only)
-        if not tenants:
-            raise CommandError(f"no open tenant has the schema {only}")
-    return list(tenants.order_by("schema_name").values_list("schema_name", flat=True))
+    names = list(_open_tenants().values_list("schema_name", flat=True))
+    if only and only not in names:
+        raise CommandError(f"no open tenant has the schema {only}")
+    return [only] if only else names
 
 
-def _schemas_behind() -> list[str]:
-    if not _has_tenants_table():
-        return []
-    up_to_date = Tenant.objects.up_to_date().values("pk")
-    tenants = Tenant.objects.exclude(schema_name=PUBLIC_SCHEMA).exclude(status=Status.CLOSED).exclude(pk__in=up_to_date)
-    return list(tenants.order_by("schema_name").values_list("schema_name", flat=True))
+def schemas_behind() -> list[str]:
+    """Schemas of the open tenants that lack a migration: one query, whatever their number."""
+    behind = _open_tenants().exclude(migrations__contains=migrations_state.required(shared=False))
+    return list(behind.values_list("schema_name", flat=True))
+
+
+def _open_tenants() -> QuerySet[Tenant]:
+    return Tenant.objects.exclude(schema_name=PUBLIC_SCHEMA).exclude(status=Status.CLOSED).order_by("schema_name")
 
 
 def _has_tenants_table() -> bool:

@@ -1,9 +1,8 @@
 """Let a suspended tenant work again."""
 
-from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tenants.management.lookup import actor, tenant_named
 from tenants.onboarding import OnboardingError, resume
@@ -14,7 +13,7 @@ class Command(BaseCommand):
 
     help = "Resumes a suspended tenant."
 
-    def add_arguments(self, parser: ArgumentParser) -> None:
+    def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("tenant", help="Its host, the label below BASE_DOMAIN, or its schema.")
 
     def handle(self, *_: Any, **options: Any) -> None:

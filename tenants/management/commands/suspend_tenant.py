@@ -1,9 +1,8 @@
 """Stop a tenant for a while."""
 
-from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tenants.management.lookup import actor, tenant_named
 from tenants.onboarding import OnboardingError, suspend
@@ -14,7 +13,7 @@ class Command(BaseCommand):
 
     help = "Suspends a tenant: its hosts answer 403 and its work waits until resume_tenant."
 
-    def add_arguments(self, parser: ArgumentParser) -> None:
+    def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("tenant", help="Its host, the label below BASE_DOMAIN, or its schema.")
         parser.add_argument("--reason", required=True, help="Why; operators see it.")
 

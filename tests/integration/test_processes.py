@@ -1,0 +1,83 @@
+"""Processes as operators start them: what is missing is said in one line, what runs stops when told to."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(*arguments: str, cwd: Path = ROOT, **changed: str | None) -> subprocess.CompletedProcess[str]:
+    """Run a module of ours with some settings changed, or taken away (None)."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **{k: v for k, v in changed.items() if v is not None}}
+    for name, value in changed.items():
+        if value is None:
+            environment.pop(name, None)
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.fixture
+def busy_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        ["manage.py", "check"],
+        ["-m", "services.web"],
+        ["-m", "services.worker", "default"],
+        ["-m", "services.scheduler"],
+    ],
+)
+def test_a_missing_secret_key_is_one_line(process: list[str]) -> None:
+    done = start(*process, SECRET_KEY=None)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "carillon: SECRET_KEY is not set: set it, or name a file that holds it in SECRET_KEY_FILE"
+    ]
+
+
+@pytest.mark.parametrize("process", [["services.web"], ["services.worker", "default"], ["services.scheduler"]])
+def test_a_database_that_does_not_answer_is_one_line(process: list[str], tmp_path: Path) -> None:
+    done = start("-m", *process, DATABASE_URL=f"postgresql://postgres@/carillon?host={tmp_path}")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "the database does not answer" in done.stderr
+    assert "DATABASE_URL" in done.stderr
+
+
+@pytest.mark.parametrize("process", [["services.worker", "default"], ["services.scheduler"]])
+def test_a_redis_that_does_not_answer_is_one_line(process: list[str], tmp_path: Path) -> None:
+    done = start("-m", *process, REDIS_URL=f"unix://{tmp_path}/absent.sock")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "Redis does not answer" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["DEMO_WEB_PORT", "DEMO_SMTP_PORT"])
+def test_a_busy_port_is_one_line(busy_port: int, name: str, tmp_path: Path) -> None:
+    free = {"DEMO_WEB_PORT": "0", "DEMO_SMTP_PORT": "0", name: str(busy_port)}
+    done = start("-m", "services.demo", "--once", cwd=tmp_path, **free)
+    assert done.returncode == 2
+    assert done.stderr == f"carillon: port {busy_port} is busy: stop what listens there, or set {name} to another\n"
+
+
+def test_a_worker_serves_one_known_queue() -> None:
+    done = start("-m", "services.worker", "everything")
+    assert done.returncode == 2
+    assert "invalid choice: 'everything'" in done.stderr
+
+
+def test_an_upload_without_credentials_is_one_line() -> None:
+    done = start("-m", "services.upload", TWINE_USERNAME=None, TWINE_PASSWORD=None)
+    assert done.returncode == 2
+    assert done.stderr == "carillon: TWINE_USERNAME and TWINE_PASSWORD must be set to upload\n"
