@@ -29,7 +29,7 @@ check: $(VENV)/.ready ## Format, lint, types, import contracts, migrations in st
 	@$(VENV)/bin/ruff check $(SOURCES)
 	@$(VENV)/bin/lint-imports
 	@$(CHECKING) $(VENV)/bin/mypy
-	@$(CHECKING) $(PYTHON) manage.py makemigrations --check --dry-run --skip-checks
+	@$(CHECKING) $(PYTHON) -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run --skip-checks
 
 lock: $(VENV)/.ready ## Pin the newest allowed versions of all dependencies, with hashes.
 	@$(MAKE) -s uv

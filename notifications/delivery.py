@@ -272,7 +272,10 @@ def _suppressed(messages: Sequence[OutboxMessage]) -> dict[tuple[str, str], str]
     for scope in (Scope.TENANT, Scope.PLATFORM):
         with routing.in_scope(scope):
             rows = Suppression.objects.filter(address__in=addresses).values_list("channel", "address", "reason")
-            found.update({(channel, address): reason for channel, address, reason in rows})
+            for channel, address, reason in rows:
+                # An opt-out lets security messages pass, and so hides no other reason.
+                if found.get((channel, address), "unsubscribed") == "unsubscribed":
+                    found[channel, address] = reason
     return found
 
 

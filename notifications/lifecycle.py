@@ -112,7 +112,9 @@ def record(endings: Sequence[Ending]) -> None:
             UPDATE notifications AS message
             SET status = ending.status,
                 attempt_count = attempt_count + ending.attempted::int,
-                sent_at = CASE WHEN ending.status = 'sent' THEN ending.at ELSE sent_at END,
+                sent_at = CASE ending.status
+                    WHEN 'sent' THEN ending.at WHEN 'delivered' THEN coalesce(sent_at, ending.at) ELSE sent_at END,
+                delivered_at = CASE WHEN ending.status = 'delivered' THEN ending.at ELSE delivered_at END,
                 failed_at = CASE WHEN ending.status = 'failed' THEN ending.at ELSE failed_at END,
                 dead_lettered_at = CASE WHEN ending.dead_letter THEN ending.at ELSE dead_lettered_at END,
                 external_id = CASE WHEN ending.external_id <> '' THEN ending.external_id ELSE message.external_id END,

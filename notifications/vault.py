@@ -79,9 +79,18 @@ def split(value: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             public[name], hidden = split(item)
             if hidden:
                 secret[name] = hidden
+        elif isinstance(item, list) and _has_secret(item):
+            # The parts of a list have no names to join them by, so it is hidden as a whole.
+            secret[name] = item
         else:
             public[name] = item
     return public, secret
+
+
+def _has_secret(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(is_secret(name) or _has_secret(item) for name, item in value.items())
+    return isinstance(value, list) and any(map(_has_secret, value))
 
 
 def join(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

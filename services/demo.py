@@ -43,7 +43,8 @@ def main() -> None:
         clean()
         return
     # A terminal's Ctrl-C reaches every process; only this one acts on it, and ends the others in order.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         with demo() as delivered:
             if options.once:

@@ -17,7 +17,7 @@ from tenants.models import PUBLIC_SCHEMA, Tenant
 from tenants.onboarding import create_tenant
 from tests.database import Snapshot
 from tests.factories import Outbox
-from tests.mail import mail as mail
+from tests.mail import mail  # noqa: F401 (a fixture)
 
 OWNER_PASSWORD = "a long enough password"
 

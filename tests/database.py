@@ -7,7 +7,9 @@ from django.contrib.contenttypes.models import ContentType
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from tenants.cloning import clone_schema
 from tenants.models import PUBLIC_SCHEMA, Tenant
+from tenants.onboarding import TEMPLATE_SCHEMA
 
 _KEPT = "test_snapshot"
 _TABLES = """
@@ -16,10 +18,17 @@ WHERE relkind = 'r' AND nspname = ANY(%s) ORDER BY 1, 2
 """
 
 
+_FORWARD = """
+SELECT setval(c.oid, 100000) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+WHERE relkind = 'S' AND nspname = %s
+"""
+
+
 class Snapshot:
     """The rows of public and of every tenant at the time it is made, to which `restore` goes back.
 
-    Tables that held rows are put back as they were, the others emptied, schemas made since then dropped.
+    Tables that held rows are put back as they were, the others emptied; schemas made since then are dropped, and
+    dropped ones made again.
     """
 
     def __init__(self) -> None:
@@ -51,6 +60,11 @@ class Snapshot:
             )
             for (schema,) in cursor.fetchall():
                 cursor.execute(f'DROP SCHEMA "{schema}" CASCADE')
+            cursor.execute("SELECT n FROM unnest(%s::text[]) AS n WHERE to_regnamespace(n) IS NULL", [self._schemas])
+            for (schema,) in cursor.fetchall():
+                clone_schema(TEMPLATE_SCHEMA, schema)
+                # Its counters are the template's, below those of the rows that come back.
+                cursor.execute(_FORWARD, [schema])
             cursor.execute(_TABLES, [self._schemas])
             tables = [f'"{schema}"."{table}"' for schema, table in cursor.fetchall()]
             statements = [self._statement(table) for table in tables]

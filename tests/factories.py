@@ -62,6 +62,10 @@ class Recipient(DjangoModelFactory):
     email = Sequence(lambda n: f"ada{n}@example.com")
 
 
+class Undone(Exception):
+    """Raised to roll a transaction back."""
+
+
 def accepted(to: str = "ada@example.com", **options: Any) -> OutboxMessage:
     """A message of the current tenant that waits for a worker."""
     return send(to=to, **{"channel": "email", "subject": "Hi", "body_text": "Hello", **options})

@@ -6,11 +6,11 @@ from typing import Any
 
 from django import forms
 from django.conf import settings
+from django.contrib.admin import display
 from django.core.exceptions import ValidationError
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
-from unfold.decorators import display
 from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminPasswordWidget,
@@ -19,7 +19,7 @@ from unfold.widgets import (
     UnfoldBooleanSwitchWidget,
 )
 
-from notifications.admin.sites import BaseAdmin, is_public, link, platform_site, tenant_site
+from notifications.admin.sites import BaseAdmin, is_public, link, moment, platform_site, tenant_site
 from notifications.channels import InvalidSettings, adapter_class
 from notifications.channels.registry import ADAPTERS, UnknownProvider
 from notifications.models import Account, CommunicationSettings, NotificationChannel, Outbox
@@ -219,7 +219,8 @@ class AccountAdmin(BaseAdmin):
     """Credentials with one provider: secrets go in and never come out."""
 
     form = AccountForm
-    list_display = ("title", "channel", "provider_shown", "domain", "verified", "is_active", "updated_at")
+    list_display = ("title", "channel", "provider_shown", "domain", "verified", "is_active", "updated_shown")
+    sortable_by = ("title", "updated_shown")
     list_filter = ("kind", "is_active")
     search_fields = ("name", "domain", "provider")
     readonly_fields = ("verified", "channel", "provider_shown", "server")
@@ -283,7 +284,12 @@ class AccountAdmin(BaseAdmin):
     @display(description="Domain verified")
     def verified(self, account: Account) -> Any:
         """Since when any address at the domain may send."""
-        return account.domain_verified_at or "–"
+        return moment(account.domain_verified_at) if account.domain_verified_at else "–"
+
+    @display(description="Updated", ordering="updated_at")
+    def updated_shown(self, account: Account) -> Any:
+        """When it was last changed."""
+        return moment(account.updated_at)
 
 
 class OutboxForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -308,7 +314,8 @@ class OutboxAdmin(BaseAdmin):
     """A sender's address on an account."""
 
     form = OutboxForm
-    list_display = ("shown", "account_shown", "rate_limit", "priority", "is_active", "updated_at")
+    list_display = ("shown", "account_shown", "rate_limit", "priority", "is_active", "updated_shown")
+    sortable_by = ("shown", "priority")
     list_filter = ("account__kind", "is_active")
     list_select_related = ("account",)
     search_fields = ("address", "name", "account__name")
@@ -316,6 +323,11 @@ class OutboxAdmin(BaseAdmin):
         (None, {"fields": ("account", ("address", "name"), "reply_to", "is_active")}),
         ("Delivery", {"fields": (("rate_limit", "priority"), "handler", "group")}),
     )
+
+    @display(description="Updated")
+    def updated_shown(self, outbox: Outbox) -> Any:
+        """When it was last changed."""
+        return moment(outbox.updated_at)
 
     @display(description="Sender", ordering="address")
     def shown(self, outbox: Outbox) -> str:
@@ -332,8 +344,8 @@ class CommunicationSettingsForm(forms.ModelForm):  # type: ignore[type-arg]
     """A tenant's defaults, chosen from what there is."""
 
     time_zone = forms.ChoiceField(widget=UnfoldAdminSelectWidget)
-    email_provider = forms.ChoiceField(required=False, widget=UnfoldAdminSelectWidget)
-    sms_provider = forms.ChoiceField(required=False, widget=UnfoldAdminSelectWidget)
+    email_provider = forms.ChoiceField(label="E-mail provider", required=False, widget=UnfoldAdminSelectWidget)
+    sms_provider = forms.ChoiceField(label="SMS provider", required=False, widget=UnfoldAdminSelectWidget)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

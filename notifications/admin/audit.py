@@ -4,17 +4,16 @@ from typing import Any
 
 from auditlog.models import LogEntry
 from auditlog.registry import auditlog
+from django.contrib.admin import display
 from django.contrib.contenttypes.models import ContentType
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from unfold.contrib.filters.admin import ChoicesDropdownFilter, RangeDateFilter, RelatedDropdownFilter
-from unfold.decorators import display
-from unfold.views import ChangeList
+from unfold.contrib.filters.admin import ChoicesDropdownFilter, RelatedDropdownFilter
 
-from notifications.admin.messages import BoundedList, moment
-from notifications.admin.sites import ReadOnlyAdmin, platform_site, readable_json, tenant_site, tone
+from notifications.admin.messages import DayFilter
+from notifications.admin.sites import ReadOnlyAdmin, moment, platform_site, readable_json, tenant_site, tone
 from notifications.models import OutboxMessage
 
 _TONES = {
@@ -32,7 +31,7 @@ class LoggedModelFilter(RelatedDropdownFilter):  # type: ignore[misc]
         """The logged models, in words."""
         logged = [*auditlog.get_models(), OutboxMessage]
         types = ContentType.objects.get_for_models(*logged)
-        return sorted(((found.pk, model._meta.verbose_name) for model, found in types.items()), key=lambda c: c[1])
+        return sorted(((found.pk, str(model._meta.verbose_name)) for model, found in types.items()), key=lambda c: c[1])
 
 
 class LogEntryAdmin(ReadOnlyAdmin):
@@ -40,7 +39,7 @@ class LogEntryAdmin(ReadOnlyAdmin):
 
     list_display = ("at", "actor_shown", "action_shown", "kind", "object_shown", "summary")
     list_filter = (
-        ("timestamp", RangeDateFilter),
+        ("timestamp", DayFilter),
         ("action", ChoicesDropdownFilter),
         ("content_type", LoggedModelFilter),
     )
@@ -59,12 +58,8 @@ class LogEntryAdmin(ReadOnlyAdmin):
         queryset: QuerySet[LogEntry] = super().get_queryset(request)
         return queryset.select_related("actor", "content_type")
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:  # noqa: ARG002
-        """A list of bounded length."""
-        return BoundedList
-
     @display(description="When")
-    def at(self, entry: LogEntry) -> str:
+    def at(self, entry: LogEntry) -> SafeString:
         """When it happened."""
         return moment(entry.timestamp)
 
@@ -113,8 +108,11 @@ class LogEntryAdmin(ReadOnlyAdmin):
             return "–"
         cell = '<td class="align-top pr-6 py-1 break-words">{}</td>'
         body = format_html_join("", f"<tr>{cell * 3}</tr>", rows)
-        head = '<tr class="text-subtle text-left"><th class="pr-6">Field</th><th>Before</th><th>After</th></tr>'
-        return format_html("<table>{}{}</table>", format_html(head), body)
+        return format_html(
+            '<table><tr class="text-subtle text-left"><th class="pr-6">Field</th><th>Before</th><th>After</th></tr>'
+            "{}</table>",
+            body,
+        )
 
     @display(description="More")
     def more(self, entry: LogEntry) -> SafeString | str:

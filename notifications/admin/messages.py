@@ -8,6 +8,7 @@ from uuid import UUID
 
 from django import forms
 from django.contrib import messages
+from django.contrib.admin import display
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
@@ -18,18 +19,18 @@ from django.utils.safestring import SafeString
 from unfold.admin import TabularInline
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter, RangeDateFilter
 from unfold.contrib.filters.admin.dropdown_filters import MultipleChoicesDropdownFilter
-from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 from unfold.forms import BaseDialogForm
-from unfold.views import ChangeList
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from notifications import lifecycle, routing
 from notifications.admin.sites import (
     BoundedPaginator,
     ReadOnlyAdmin,
+    action,
     is_public,
     link,
+    moment,
     platform_site,
     preformatted,
     readable_json,
@@ -37,6 +38,7 @@ from notifications.admin.sites import (
     tenant_site,
     tone,
 )
+from notifications.dispatch.models import Kind, LedgerRow
 from notifications.exceptions import NotCancellable, NotRetryable
 from notifications.models import Attempt, AttemptOutcome, NotificationTemplate, Outbox, OutboxMessage, Scope
 from notifications.models import MessageStatus as S
@@ -68,18 +70,23 @@ MARGIN = timedelta(hours=1)
 
 
 class DayFilter(RangeDateFilter):  # type: ignore[misc]
-    """From one day to another, both whole. Keys hold the time of their making, so that the primary key serves it."""
+    """From one day to another, both whole; what is no date counts as nothing."""
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:  # noqa: ARG002
-        """The rows of these days; what is no date counts as nothing."""
-        since = self._day("from")
-        until = self._day("to")
-        if since:
-            queryset = queryset.filter(pk__gte=first_key(since), created_at__gte=since)
-        if until:
-            end = until + timedelta(days=1)
-            queryset = queryset.filter(pk__lt=first_key(end + 2 * MARGIN), created_at__lt=end)
+        """The rows of these days."""
+        if since := self._day("from"):
+            queryset = queryset.filter(**self.since(since))
+        if until := self._day("to"):
+            queryset = queryset.filter(**self.until(until + timedelta(days=1)))
         return queryset
+
+    def since(self, start: datetime) -> dict[str, Any]:
+        """The condition for rows from a moment on."""
+        return {f"{self.field_path}__gte": start}
+
+    def until(self, end: datetime) -> dict[str, Any]:
+        """The condition for rows before a moment."""
+        return {f"{self.field_path}__lt": end}
 
     def _day(self, end: str) -> datetime | None:
         text = self.used_parameters.get(f"{self.parameter_name}_{end}")
@@ -90,19 +97,22 @@ class DayFilter(RangeDateFilter):  # type: ignore[misc]
         return timezone.make_aware(datetime.combine(day, time.min)) if day and day.year > 1970 else None
 
 
+class KeyedDayFilter(DayFilter):
+    """For keys that hold the time of their making (UUIDv7): the primary key's index serves it."""
+
+    def since(self, start: datetime) -> dict[str, Any]:
+        """Also by key."""
+        return {**super().since(start), "pk__gte": first_key(start)}
+
+    def until(self, end: datetime) -> dict[str, Any]:
+        """Also by key."""
+        return {**super().until(end), "pk__lt": first_key(end + 2 * MARGIN)}
+
+
 def first_key(moment: datetime) -> UUID:
     """A key below all whose rows are made from the moment on (UUIDv7 begins with milliseconds)."""
     milliseconds = int((moment - MARGIN).astimezone(UTC).timestamp() * 1000)
     return UUID(int=milliseconds << 80)
-
-
-class BoundedList(ChangeList):  # type: ignore[misc]
-    """A list that is counted once, as far as it can be paged through."""
-
-    def get_results(self, request: HttpRequest) -> None:
-        """The page, without a second number beside the first."""
-        super().get_results(request)
-        self.full_result_count = self.result_count
 
 
 class ReasonForm(BaseDialogForm):  # type: ignore[misc]
@@ -123,7 +133,7 @@ class AttemptInline(TabularInline):  # type: ignore[misc]
     model = Attempt
     extra = 0
     can_delete = False
-    show_change_link = False
+    show_title = False
     verbose_name_plural = "Attempts"
     fields = readonly_fields = ("position", "outcome_shown", "provider", "began", "took", "words", "worker")
 
@@ -146,7 +156,7 @@ class AttemptInline(TabularInline):  # type: ignore[misc]
         return outcome_label(attempt)
 
     @display(description="Began")
-    def began(self, attempt: Attempt) -> str:
+    def began(self, attempt: Attempt) -> SafeString:
         """When it began."""
         return moment(attempt.started_at)
 
@@ -172,10 +182,10 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
         "channel_shown",
         "priority_shown",
         "scope_shown",
-        "created_at",
+        "accepted_at",
     )
     list_filter = (
-        ("created_at", DayFilter),
+        ("created_at", KeyedDayFilter),
         ("status", MultipleChoicesDropdownFilter),
         ("channel", ChoicesDropdownFilter),
         ("priority", ChoicesDropdownFilter),
@@ -215,10 +225,6 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
         if request.resolver_match and request.resolver_match.url_name == "notifications_outboxmessage_changelist":
             return queryset.defer("body_text", "body_html", "context", "metadata", "headers", "provider_response")
         return queryset.select_related("user", "recipient", "created_by", "related_content_type")
-
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:  # noqa: ARG002
-        """A list of bounded length."""
-        return BoundedList
 
     def get_search_results(
         self,
@@ -369,6 +375,11 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
         """Whose wording it is."""
         return str(message.get_template_scope_display()) or "–"
 
+    @display(description="Accepted")
+    def accepted_at(self, message: OutboxMessage) -> SafeString:
+        """When it was accepted."""
+        return moment(message.created_at)
+
     @display(description="To")
     def to_shown(self, message: OutboxMessage) -> str:
         """The address with the name."""
@@ -477,8 +488,10 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
             "Clicked": message.clicked_at,
             "Failed": message.failed_at,
             "Given up": message.dead_lettered_at,
-            "Expires" if message.status in lifecycle.OPEN else "Would have expired": message.expires_at,
         }
+        if message.status in lifecycle.OPEN:
+            due = LedgerRow.objects.filter(item=message.pk, kind=Kind.SEND).values_list("due_at", flat=True).first()
+            known |= {"Next attempt": due, "Expires": message.expires_at}
         steps = sorted((at, name) for name, at in known.items() if at)
         rows = format_html_join(
             "",
@@ -537,10 +550,6 @@ class AttemptAdmin(ReadOnlyAdmin):
         ("Answer", {"fields": ("error_class", "error_shown", "response_shown")}),
     )
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:  # noqa: ARG002
-        """A list of bounded length."""
-        return BoundedList
-
     def get_search_results(
         self,
         request: HttpRequest,  # noqa: ARG002
@@ -558,7 +567,7 @@ class AttemptAdmin(ReadOnlyAdmin):
             return queryset.filter(message_id__in=ids), False
 
     @display(description="Began")
-    def started(self, attempt: Attempt) -> str:
+    def started(self, attempt: Attempt) -> SafeString:
         """When it began."""
         return moment(attempt.started_at)
 
@@ -592,11 +601,6 @@ class AttemptAdmin(ReadOnlyAdmin):
     def response_shown(self, attempt: Attempt) -> SafeString | str:
         """What the provider said."""
         return preformatted(attempt.response)
-
-
-def moment(at: datetime) -> str:
-    """A time to the millisecond, in the zone of the page."""
-    return f"{timezone.localtime(at):%Y-%m-%d %H:%M:%S.%f}"[:-3]
 
 
 def took(attempt: Attempt) -> str:

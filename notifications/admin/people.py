@@ -6,16 +6,19 @@ with any permission that the editor lacks can only be looked at.
 
 from typing import Any
 
+from django.contrib.admin import display
 from django.contrib.auth import get_user_model
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.forms import ReadOnlyPasswordHashWidget
+from django.contrib.auth.hashers import is_password_usable
 from django.contrib.auth.models import Group, Permission
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+from unfold.widgets import UnfoldAdminSelect2MultipleWidget
 
-from notifications.admin.sites import BaseAdmin, platform_site, tenant_site
+from notifications.admin.sites import BaseAdmin, moment, platform_site, tenant_site
 from tenants.owners import OWNERS
 
 User = get_user_model()
@@ -42,15 +45,44 @@ def holds_more(user: Any, editor: Any) -> bool:
     return permissions_of(user).filter(pk__in=lacking(editor).values("pk")).exists()
 
 
-class UserAdmin(DjangoUserAdmin, BaseAdmin):  # type: ignore[misc]
+class PasswordState(ReadOnlyPasswordHashWidget):
+    """Whether there is a password: neither its hash nor its salt is anybody's business."""
+
+    template_name = "admin/notifications/password_state.html"
+
+    def get_context(self, name: str, value: Any, attrs: Any) -> dict[str, Any]:
+        """Whether it can be signed in with, and the button to set another."""
+        context: dict[str, Any] = super().get_context(name, value, attrs)
+        return {**context, "is_set": bool(value and is_password_usable(value))}
+
+
+class UserForm(UserChangeForm):  # type: ignore[misc]
+    """A user, without a view of the password."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "password" in self.fields:
+            self.fields["password"].widget = PasswordState()
+
+
+def compact(field: Any, db_field: Any) -> Any:
+    """A many-to-many field as a row of words that fits on a phone."""
+    if field is not None:
+        field.widget, field.help_text = UnfoldAdminSelect2MultipleWidget(), db_field.help_text
+        field.widget.choices = field.choices
+    return field
+
+
+class UserAdmin(DjangoUserAdmin, BaseAdmin):  # type: ignore[type-arg]
     """The people of a tenant, or of the platform."""
 
-    form = UserChangeForm
+    form = UserForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
-    list_display = ("username", "email", "name", "groups_shown", "is_staff", "is_active", "last_login")
+    list_display = ("username", "email", "name", "groups_shown", "is_staff", "is_active", "last_seen")
+    sortable_by = ("username", "email")
     list_filter = ("is_staff", "is_active", "groups")
-    filter_horizontal = ("groups", "user_permissions")
+    filter_horizontal = ()
     readonly_fields = ("last_login", "date_joined")
     fieldsets = (
         (None, {"fields": (("username", "password"),)}),
@@ -73,19 +105,24 @@ class UserAdmin(DjangoUserAdmin, BaseAdmin):  # type: ignore[misc]
         allowed = bool(super().has_delete_permission(request, obj))
         return allowed and not (obj and (obj.pk == request.user.pk or holds_more(obj, request.user)))
 
-    def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+    def formfield_for_manytomany(self, db_field: Any, request: Any, **kwargs: Any) -> Any:
         """Offer what the editor holds."""
         if db_field.name == "user_permissions":
             kwargs["queryset"] = grantable(request.user)
         elif db_field.name == "groups":
             above = Group.objects.filter(permissions__in=lacking(request.user).values("pk"))
             kwargs["queryset"] = Group.objects.exclude(pk__in=above.values("pk"))
-        return super().formfield_for_manytomany(db_field, request, **kwargs)
+        return compact(super().formfield_for_manytomany(db_field, request, **kwargs), db_field)
 
     @display(description="Name")
     def name(self, user: Any) -> str:
         """The person's name."""
         return user.get_full_name() or "–"
+
+    @display(description="Last log-in")
+    def last_seen(self, user: Any) -> Any:
+        """When they last logged in."""
+        return moment(user.last_login) if user.last_login else "never"
 
     @display(description="Groups")
     def groups_shown(self, user: Any) -> str:
@@ -105,11 +142,11 @@ class OperatorAdmin(UserAdmin):
         return tuple(access if name == "Access" else (name, options) for name, options in fieldsets)
 
 
-class GroupAdmin(DjangoGroupAdmin, BaseAdmin):  # type: ignore[misc]
+class GroupAdmin(DjangoGroupAdmin, BaseAdmin):
     """Permissions that go together."""
 
     list_display = ("name", "number")
-    filter_horizontal = ("permissions",)
+    filter_horizontal = ()
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Whether the editor holds all that the group gives. The owners' group is kept by every migration."""
@@ -125,11 +162,11 @@ class GroupAdmin(DjangoGroupAdmin, BaseAdmin):  # type: ignore[misc]
         above = group.permissions.filter(pk__in=lacking(request.user).values("pk"))
         return group.name != OWNERS and not above.exists()
 
-    def formfield_for_manytomany(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+    def formfield_for_manytomany(self, db_field: Any, request: Any = None, **kwargs: Any) -> Any:
         """Offer what the editor holds."""
         if db_field.name == "permissions":
             kwargs["queryset"] = grantable(request.user)
-        return super().formfield_for_manytomany(db_field, request, **kwargs)
+        return compact(super().formfield_for_manytomany(db_field, request, **kwargs), db_field)
 
     @display(description="Permissions")
     def number(self, group: Any) -> int:

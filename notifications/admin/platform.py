@@ -5,23 +5,21 @@ A tenant is made, and its schema dropped, by commands only: neither belongs in a
 
 from typing import Any
 
-from auditlog.models import LogEntry
 from django import forms
 from django.contrib import messages
+from django.contrib.admin import display
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import transaction
 from django.db.models import BooleanField, Case, Model, QuerySet, Value, When
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
-from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 from unfold.forms import BaseDialogForm
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from notifications.admin.sites import BaseAdmin, link, platform_site, redirect, tone
+from notifications.admin.sites import BaseAdmin, action, link, moment, platform_site, redirect, tone
 from tenants import hosts, onboarding
 from tenants.models import Domain, Status, Tenant, up_to_date
 from tenants.onboarding import OnboardingError
@@ -62,21 +60,23 @@ class CloseForm(forms.Form):
 class TenantAdmin(BaseAdmin):
     """The tenants: what state they are in, and the three things done to them."""
 
-    list_display = ("name", "status_shown", "domains_shown", "schema_name", "migrations_shown", "created_at")
+    list_display = ("name", "status_shown", "domains_shown", "schema_name", "migrations_shown", "since")
+    sortable_by = ("name", "status_shown")
     list_filter = (("status", ChoicesDropdownFilter),)
     search_fields = ("name", "schema_name", "domains__domain")
     ordering = ("name",)
     actions_detail = ("suspend", "resume", "close_tenant")
     fieldsets = (
         (None, {"fields": (("name", "status_shown"), "status_reason", "domains_shown")}),
-        ("Schema", {"fields": (("schema_name", "migrations_shown"), "created_at")}),
+        ("Schema", {"fields": (("schema_name", "migrations_shown"), "since")}),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Tenant]:
         """With their domains, and whether their schemas are up to date."""
         ready = Case(When(up_to_date(), then=Value(True)), default=Value(False), output_field=BooleanField())
         queryset: QuerySet[Tenant] = super().get_queryset(request)
-        return queryset.defer("migrations").prefetch_related("domains").annotate(ready=ready)
+        shown: QuerySet[Tenant] = queryset.defer("migrations").prefetch_related("domains").annotate(ready=ready)
+        return shown
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
         """`create_tenant` makes them."""
@@ -194,17 +194,8 @@ class TenantAdmin(BaseAdmin):
         if tenant is None:
             messages.error(request, "There is no such tenant.")
             return redirect(request, reverse("admin:tenants_tenant_changelist"))
-        before = tenant.status
         try:
-            with transaction.atomic():
-                move(tenant)
-                LogEntry.objects.log_create(
-                    tenant,
-                    force_log=True,
-                    action=LogEntry.Action.UPDATE,
-                    changes={"status": [str(before), str(tenant.status)]},
-                    additional_data={"reason": tenant.status_reason} if tenant.status_reason else None,
-                )
+            move(tenant)
         except OnboardingError as error:
             messages.error(request, f"{str(error)[:1].upper()}{str(error)[1:]}.")
         else:
@@ -215,6 +206,11 @@ class TenantAdmin(BaseAdmin):
     def status_shown(self, tenant: Tenant) -> SafeString:
         """The status, coloured."""
         return tone(tenant.get_status_display(), _TONES[Status(tenant.status)])
+
+    @display(description="Since")
+    def since(self, tenant: Tenant) -> SafeString:
+        """When it was made."""
+        return moment(tenant.created_at)
 
     @display(description="Domains")
     def domains_shown(self, tenant: Tenant) -> str:

@@ -3,13 +3,13 @@
 from typing import Any
 
 from django import forms
+from django.contrib.admin import display
 from django.core.exceptions import ValidationError
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
-from unfold.decorators import display
 
-from notifications.admin.sites import BaseAdmin, BoundedPaginator, link, platform_site, tenant_site
+from notifications.admin.sites import BaseAdmin, BoundedPaginator, link, moment, platform_site, tenant_site
 from notifications.channels.addresses import InvalidAddress, clean_address
 from notifications.models import (
     CommunicationSettings,
@@ -56,7 +56,7 @@ class RecipientAdmin(BaseAdmin):
 
     form = RecipientForm
     paginator = BoundedPaginator
-    list_display = ("title", "email", "phone", "external_id", "language", "time_zone", "created_at")
+    list_display = ("title", "email", "phone", "external_id", "language", "time_zone", "since")
     search_fields = ("=email", "=phone", "=external_id", "name__istartswith")
     search_help_text = "An address or external id, or how the name begins."
     sortable_by = ()
@@ -64,6 +64,11 @@ class RecipientAdmin(BaseAdmin):
         (None, {"fields": (("name", "external_id"), ("email", "phone"), ("language", "time_zone"))}),
         ("Attributes", {"fields": ("attributes",)}),
     )
+
+    @display(description="Since")
+    def since(self, recipient: Recipient) -> Any:
+        """When they became known."""
+        return moment(recipient.created_at)
 
     @display(description="Recipient")
     def title(self, recipient: Recipient) -> str:
@@ -119,12 +124,12 @@ class SuppressionAdmin(BaseAdmin):
 
     form = SuppressionForm
     paginator = BoundedPaginator
-    list_display = ("address", "channel_shown", "reason_shown", "note", "created_at", "author")
+    list_display = ("address", "channel_shown", "reason_shown", "note", "since", "author")
     list_filter = (("reason", ChoicesDropdownFilter), ("channel", ChoicesDropdownFilter))
     search_fields = ("=address",)
     search_help_text = "A whole address."
     sortable_by = ()
-    readonly_fields = ("created_at", "author")
+    readonly_fields = ("since", "author")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Suppression]:
         """With who made them."""
@@ -133,7 +138,7 @@ class SuppressionAdmin(BaseAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Suppression | None = None) -> Any:  # noqa: ARG002
         """A new one is not made yet."""
-        made = (("created_at", "author"),) if obj else ()
+        made = (("since", "author"),) if obj else ()
         return ((None, {"fields": (("channel", "address"), ("reason", "note"), *made)}),)
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:  # noqa: ARG002
@@ -149,6 +154,11 @@ class SuppressionAdmin(BaseAdmin):
     def channel_shown(self, suppression: Suppression) -> str:
         """The channel in words."""
         return str(suppression.get_channel_display())
+
+    @display(description="Since")
+    def since(self, suppression: Suppression) -> Any:
+        """When it was made."""
+        return moment(suppression.created_at)
 
     @display(description="Reason")
     def reason_shown(self, suppression: Suppression) -> str:

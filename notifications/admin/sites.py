@@ -5,20 +5,27 @@ on the other's hosts. Both carry the same names, so that a page is the same page
 """
 
 import json
-from typing import Any
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, cast
 
+from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
+from unfold.decorators import action as unfold_action
 from unfold.sites import UnfoldAdminSite
+from unfold.views import ChangeList
 
 from tenants.context import current_schema
 from tenants.models import PUBLIC_SCHEMA
+from tenants.sign_in import limit_sign_in
 
 NAVIGATION: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     (
@@ -72,6 +79,11 @@ class CarillonSite(UnfoldAdminSite):  # type: ignore[misc]
         """Whose site it is."""
         raise NotImplementedError
 
+    @limit_sign_in
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Sign in, so often a minute and no more."""
+        return super().login(request, extra_context)  # type: ignore[no-any-return]
+
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
         """What every page is rendered with."""
         context: dict[str, Any] = super().each_context(request)
@@ -80,7 +92,7 @@ class CarillonSite(UnfoldAdminSite):  # type: ignore[misc]
 
     def get_sidebar_list(self, request: HttpRequest) -> list[dict[str, Any]]:
         """The sidebar's groups, without what this site lacks or the user may not see."""
-        groups = []
+        groups: list[dict[str, Any]] = []
         for title, entries in NAVIGATION:
             items = [item for entry in entries if (item := self._item(request, *entry))]
             if items:
@@ -88,7 +100,7 @@ class CarillonSite(UnfoldAdminSite):  # type: ignore[misc]
         return groups
 
     def _item(self, request: HttpRequest, label: str, title: str, icon: str) -> dict[str, Any] | None:
-        shown = {model._meta.label_lower: admin for model, admin in self._registry.items()}.get(label)
+        shown = {model._meta.label_lower: page for model, page in self._registry.items()}.get(label)
         if shown is None or not shown.has_view_or_change_permission(request):
             return None
         link = reverse(f"admin:{label.replace('.', '_')}_changelist")
@@ -132,7 +144,18 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
     @cached_property
     def count(self) -> int:
         """The number of rows, or `most` when there are more."""
-        return int(self.object_list.order_by()[: self.most].count())  # type: ignore[union-attr]
+        rows: Any = self.object_list
+        return int(rows.order_by()[: self.most].count())
+
+
+class CountedOnce(ChangeList):  # type: ignore[misc]
+    """A list without a second number beside the first, unless there is something to go back from."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        """The page."""
+        super().get_results(request)
+        if not (self.query or self.has_active_filters):
+            self.full_result_count = self.result_count
 
 
 class BaseAdmin(ModelAdmin):  # type: ignore[misc]
@@ -140,16 +163,34 @@ class BaseAdmin(ModelAdmin):  # type: ignore[misc]
 
     list_per_page = 50
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
     list_filter_submit = True
     warn_unsaved_form = True
-    compressed_fields = True
+    empty_value_display = "–"
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:  # noqa: ARG002
+        """A list that is counted once."""
+        return CountedOnce
+
+    def get_action_choices(self, request: HttpRequest, default_choices: Any = None, action_location: Any = None) -> Any:
+        """As Unfold's, whose own override Django 6.1 warns of."""
+        located = {"action_location": action_location} if action_location else {}
+        choices = default_choices or [("", "Select action")]
+        return admin.ModelAdmin.get_action_choices(self, request, choices, **located)
 
 
 class ReadOnlyAdmin(BaseAdmin):
-    """Rows that nobody writes here."""
+    """Rows that nobody writes here; what is done to them is in the audit log."""
 
     paginator = BoundedPaginator
-    actions_on_top = True
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """The row's page, without Django's own history, which never has anything to tell."""
+        context = {**(extra_context or {}), "show_history": False}
+        response: HttpResponse = super().change_view(request, object_id, form_url, context)
+        return response
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
         """Nobody adds one."""
@@ -162,6 +203,11 @@ class ReadOnlyAdmin(BaseAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:  # noqa: ARG002
         """Nobody deletes one."""
         return False
+
+
+def action[F: Callable[..., Any]](**options: Any) -> Callable[[F], F]:
+    """Unfold's action, typed: `dialog` asks before it acts, so that nothing changes on a GET."""
+    return cast("Callable[[F], F]", unfold_action(**options))
 
 
 def is_public() -> bool:
@@ -189,12 +235,19 @@ def preformatted(text: str) -> SafeString | str:
     """Text as it is, its lines kept."""
     if not text:
         return "–"
-    return format_html('<pre class="font-mono text-xs whitespace-pre-wrap break-words m-0">{}</pre>', text)
+    # Anywhere: a long word must not widen the page of a phone.
+    style = "white-space: pre-wrap; overflow-wrap: anywhere"
+    return format_html('<pre class="font-mono text-xs" style="{}">{}</pre>', style, text)
 
 
 def readable_json(value: Any) -> SafeString | str:
     """JSON on several lines, or a dash when there is nothing in it."""
     return preformatted(json.dumps(value, indent=2, ensure_ascii=False, default=str)) if value else "–"
+
+
+def moment(at: datetime) -> SafeString:
+    """A time to the second, in the zone of the page, on one line."""
+    return format_html('<span class="whitespace-nowrap">{}</span>', f"{timezone.localtime(at):%Y-%m-%d %H:%M:%S}")
 
 
 def tone(label: str, kind: str) -> SafeString:

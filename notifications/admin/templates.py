@@ -5,16 +5,16 @@ from uuid import UUID
 
 from django import forms
 from django.conf import settings
+from django.contrib.admin import display
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
-from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from notifications.admin.sites import BaseAdmin, is_public, platform_site, preformatted, tenant_site, tone
+from notifications.admin.sites import BaseAdmin, is_public, moment, platform_site, preformatted, tenant_site, tone
 from notifications.models import EventType, NotificationChannel, NotificationTemplate, TemplateVersion
 from notifications.models.template import CONTENT_FIELDS
 from tenants.context import public_context
@@ -33,7 +33,7 @@ class WordsField(forms.CharField):
 
     def to_python(self, value: Any) -> Any:
         """The text as a list."""
-        return [word for part in super().to_python(value).split(",") if (word := part.strip())]
+        return [word for part in (super().to_python(value) or "").split(",") if (word := part.strip())]
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         """Whether other words are written than before."""
@@ -69,7 +69,8 @@ class EventTypeAdmin(BaseAdmin):
 class NotificationTemplateAdmin(BaseAdmin):
     """The wording for one event on one channel in one language, with every version that it had."""
 
-    list_display = ("event_key", "channel_shown", "language_shown", "name", "state", "version_shown", "updated_at")
+    list_display = ("event_key", "channel_shown", "language_shown", "name", "state", "version_shown", "updated_shown")
+    sortable_by = ("event_key", "name", "updated_shown")
     list_filter = (("channel", ChoicesDropdownFilter), "is_active", "muted")
     search_fields = ("event_key", "name", "subject")
     readonly_fields = ("version_shown", "versions")
@@ -112,6 +113,11 @@ class NotificationTemplateAdmin(BaseAdmin):
         """The number of the wording in use."""
         return str(template.version)
 
+    @display(description="Updated", ordering="updated_at")
+    def updated_shown(self, template: NotificationTemplate) -> SafeString:
+        """When it was last changed."""
+        return moment(template.updated_at)
+
     @display(description="Every wording")
     def versions(self, template: NotificationTemplate) -> SafeString | str:
         """The wordings, newest first, as they were sent."""
@@ -149,9 +155,9 @@ def _version(version: TemplateVersion) -> SafeString:
         ("HTML", version.body_html),
     )
     return format_html(
-        '<details class="mb-2"><summary class="cursor-pointer">Version {} · {:%Y-%m-%d %H:%M}{}</summary>{}</details>',
+        '<details class="mb-2"><summary class="cursor-pointer">Version {} · {}{}</summary>{}</details>',
         version.number,
-        version.created_at,
+        moment(version.created_at),
         f" · {version.created_by}" if version.created_by else "",
         format_html_join(
             "",

@@ -1,5 +1,7 @@
 """Accounts with providers: whose credentials a message leaves with."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -7,7 +9,7 @@ from django.core.exceptions import ValidationError
 from django.db import models
 
 from notifications import vault
-from notifications.channels.addresses import InvalidAddress, clean_sender
+from notifications.channels.addresses import InvalidAddress, clean_display_name, clean_email, clean_sender
 from notifications.models.choices import NotificationChannel
 from notifications.models.fields import one_of, uuid_key
 from tenants.connection import connection
@@ -150,7 +152,7 @@ class Outbox(TenantModel):
         return f"{self.name} <{self.address}>" if self.name else self.address
 
     def clean(self) -> None:
-        """Check the address and the handler.
+        """Check the handler, and what recipients see.
 
         Raises:
             ValidationError: naming the field and the remedy.
@@ -158,10 +160,16 @@ class Outbox(TenantModel):
         if self.handler and self.handler not in django_settings.NOTIFY_HANDLER_ALLOWLIST:
             raise ValidationError({"handler": "This handler is not registered; choose one that the platform offers."})
         if self.account_id:
-            try:
-                self.address = clean_sender(self.account.kind, self.address)
-            except InvalidAddress as error:
-                raise ValidationError({"address": str(error)}) from error
+            self._clean("address", partial(clean_sender, self.account.kind))
+        self._clean("name", clean_display_name)
+        if self.reply_to:
+            self._clean("reply_to", clean_email)
+
+    def _clean(self, field: str, cleaned: Callable[[str], str]) -> None:
+        try:
+            setattr(self, field, cleaned(getattr(self, field)))
+        except InvalidAddress as error:
+            raise ValidationError({field: str(error)}) from error
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Store the outbox.

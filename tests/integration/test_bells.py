@@ -2,6 +2,7 @@
 
 import json
 import socket
+from contextlib import suppress
 from datetime import UTC, datetime
 from zlib import decompress
 
@@ -23,7 +24,7 @@ from notifications.queues import JsonJob, queue_named
 from tenants import onboarding
 from tenants.context import tenant_context
 from tests import factories, stack
-from tests.factories import accepted, fresh, on_ledger, turn
+from tests.factories import Undone, accepted, fresh, on_ledger, turn
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey")]
 
@@ -50,9 +51,9 @@ def status(tenant, message) -> str:
 
 
 def test_what_was_rolled_back_is_neither_sent_nor_rung_for(acme_sends):
-    with pytest.raises(ZeroDivisionError), transaction.atomic():
+    with suppress(Undone), transaction.atomic():
         accepted()
-        1 / 0
+        raise Undone
     assert hanging() == 0
     assert not on_ledger().exists()
     work()
@@ -234,6 +235,15 @@ def test_messages_for_the_commands_are_left_alone_by_bell_and_sweep(acme, acme_s
     assert turn().total == 0
     assert turn(manual=True).sent == 1
     assert status(acme, message) == MessageStatus.SENT
+
+
+def test_a_message_for_the_commands_stays_behind_when_its_neighbour_goes(acme, acme_sends, settings):
+    accepted()
+    settings.NOTIFY_SEND_IMMEDIATELY = False
+    manual = accepted("manual@example.com")
+    work()
+    assert [outgoing.to for outgoing in acme_sends.received] == ["ada@example.com"]
+    assert status(acme, manual) == MessageStatus.PENDING
 
 
 def test_in_mode_db_only_the_commands_drain(acme, acme_sends, settings):

@@ -128,9 +128,9 @@ def exists(schema):
 
 def test_the_connection_is_where_it_was(in_acme):
     clone_schema(TEMPLATE_SCHEMA, "t_another00")
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT current_schema()")
-        assert cursor.fetchone() == (in_acme.schema_name,)
+    # Not by a new cursor of Django's, which would set the path again.
+    found = connection.connection.execute("SHOW search_path").fetchone()
+    assert found[0].replace('"', "") == f"{in_acme.schema_name}, public"
 
 
 @pytest.mark.parametrize(

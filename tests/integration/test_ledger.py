@@ -1,4 +1,4 @@
-"""The ledger: each row is one worker's at a time, a dead worker's work goes on, and what may have gone out is uncertain."""
+"""The ledger: a row is one worker's at a time, a dead worker's work goes on, what may have gone out is uncertain."""
 
 from datetime import timedelta
 from threading import Event
@@ -134,6 +134,7 @@ def test_a_slow_provider_does_not_outlive_the_lease_of_what_waits_behind_it(acme
     provider.connections = 1
     factories.Outbox()
     messages = [accepted(to=f"ada{number}@example.com") for number in range(8)]
+
     def slowly(_):
         Event().wait(0.3)
         return Accepted()

@@ -1,5 +1,6 @@
 """A message's life: which moves there are, who may begin it anew, and what is written down of it."""
 
+from contextlib import nullcontext
 from datetime import timedelta
 from itertools import permutations
 
@@ -47,17 +48,12 @@ def stored(status: str, **values) -> OutboxMessage:
 
 @pytest.mark.parametrize("schema", ["acme", "public"])
 def test_the_database_allows_exactly_the_moves_of_the_table(acme, schema):
-    allowed = set()
     with tenant_context(acme if schema == "acme" else "public"):
         for before, after in permutations(MessageStatus.values, 2):
             message = stored(before)
-            try:
-                with transaction.atomic():
-                    OutboxMessage.objects.filter(pk=message.pk).update(status=after)
-                allowed.add((before, after))
-            except IntegrityError as error:
-                assert f"may not move from {before} to {after}" in str(error)
-    assert allowed == set(lifecycle.allowed_pairs()) == {(before, to) for before, found in MOVES.items() for to in found}
+            refused = pytest.raises(IntegrityError, match=f"may not move from {before} to {after}")
+            with nullcontext() if after in MOVES[before] else refused, transaction.atomic():
+                OutboxMessage.objects.filter(pk=message.pk).update(status=after)
 
 
 def test_every_status_has_its_row_in_the_table():
@@ -114,10 +110,11 @@ def test_outcomes_are_recorded_each_for_its_own_message(in_acme):
 
 
 def test_a_message_delivered_straight_from_its_hand_over_has_a_time_of_sending(in_acme):
-    message = stored("sending", sent_at=None)
-    lifecycle.record([Ending(message.pk, MessageStatus.DELIVERED, timezone.now())])
-    assert fresh(message).status == "delivered"
-    assert fresh(message).sent_at
+    first, now = timezone.now() - timedelta(minutes=1), timezone.now()
+    straight, later = stored("sending", sent_at=None), stored("sent", sent_at=first)
+    lifecycle.record([Ending(message.pk, MessageStatus.DELIVERED, now) for message in (straight, later)])
+    assert (fresh(straight).sent_at, fresh(straight).delivered_at) == (now, now)
+    assert (fresh(later).sent_at, fresh(later).delivered_at) == (first, now)
 
 
 @pytest.mark.parametrize("status", MessageStatus.values)

@@ -192,6 +192,35 @@ def test_two_jobs_do_not_run_at_once(acme, transactional_db):
     assert said == ["waits", "runs"]
 
 
+def test_the_job_holds_its_locks_and_gives_them_back(later, acme, globex, monkeypatch):
+    original, held = migrate_schemas.migrate_schema, {}
+
+    def look(name, options):
+        held[name] = locks_held()
+        original(name, options)
+
+    monkeypatch.setattr(migrate_schemas, "migrate_schema", look)
+    migrate()
+    assert held == {TEMPLATE_SCHEMA: 2, acme.schema_name: 1, globex.schema_name: 1}
+    assert locks_held() == 0
+
+
+def locks_held():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()")
+        return cursor.fetchone()[0]
+
+
+def test_a_tenant_whose_last_step_failed_is_done_again(later, acme, monkeypatch):
+    def fail():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(owners, "ensure_owners_group", fail)
+    with pytest.raises(CommandError):
+        migrate(schema=acme.schema_name)
+    assert acme.schema_name in migrate_schemas.schemas_behind()
+
+
 def test_a_tenant_is_not_cloned_from_a_template_in_the_middle_of_its_migration(transactional_db):
     made = []
 

@@ -22,22 +22,28 @@ def broken(_):
     raise ZeroDivisionError("secret detail")
 
 
+NO = Rejected("550 no", error_class="invalid_recipient")
+LATER = Unavailable("451 later", error_class="throttled")
 OUTCOMES = {
+    # how the hand-over ends, the message's status, the attempt's outcome, its error and class, whether it goes again
     "accepted": (Accepted("x-1", "250 fine"), "sent", "accepted", "", "", False),
-    "rejected": (Rejected("550 no", error_class="invalid_recipient"), "failed", "rejected", "550 no", "invalid_recipient", False),
-    "unavailable": (Unavailable("451 later", error_class="throttled"), "scheduled", "unavailable", "451 later", "throttled", True),
+    "rejected": (NO, "failed", "rejected", "550 no", "invalid_recipient", False),
+    "unavailable": (LATER, "scheduled", "unavailable", "451 later", "throttled", True),
     "uncertain": (Uncertain("no answer"), "uncertain", "uncertain", "no answer", "transient", True),
     "a fault of ours": (broken, "uncertain", "uncertain", "hand-over broke: ZeroDivisionError", "transient", True),
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize(("answer", "status", "outcome", "error", "error_class", "again"), OUTCOMES.values(), ids=OUTCOMES)
+@pytest.mark.parametrize(
+    ("answer", "status", "outcome", "error", "error_class", "again"), OUTCOMES.values(), ids=OUTCOMES
+)
 def test_each_answer_is_an_attempt_and_a_status(acme_sends, answer, status, outcome, error, error_class, again):
     acme_sends.script("ada@example.com", answer)
     message = accepted()
     tally = turn(worker="worker-7")
     stored = fresh(message)
-    assert (stored.status, stored.attempt_count, stored.error_message, stored.error_class) == (status, 1, error, error_class)
+    assert (stored.status, stored.attempt_count) == (status, 1)
+    assert (stored.error_message, stored.error_class) == (error, error_class)
     (attempt,) = stored.attempts.all()
     assert (attempt.cycle, attempt.number, attempt.provider) == (0, 1, "fake")
     assert (attempt.outcome, attempt.error, attempt.error_class) == (outcome, error, error_class)

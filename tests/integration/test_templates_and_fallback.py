@@ -1,4 +1,4 @@
-"""Which wording a message gets: the tenant's, else the platform's, in the best language, at the version it was accepted with."""
+"""Which wording a message gets: the tenant's, else the platform's, in the best language, as it was when accepted."""
 
 import os
 import signal
@@ -239,7 +239,7 @@ def test_wording_cannot_be_changed_past_its_versions(in_acme, field):
         lambda: NotificationTemplate.objects.bulk_update([template], [field]),
         lambda: NotificationTemplate.objects.bulk_create([NotificationTemplate(event_key="x", channel="email")]),
     ):
-        with pytest.raises(ValueError, match="one by one|save each"):
+        with pytest.raises(ValueError, match=r"one by one|save each"):
             change()
 
 
@@ -270,7 +270,9 @@ def test_one_template_a_key_channel_and_language(in_acme):
 
 
 def test_what_cannot_be_rendered_is_refused_at_the_call(acme_sends):
-    factories.Template(body_text="{% for a in many %}{% for b in many %}{% for c in many %}x{% endfor %}{% endfor %}{% endfor %}")
+    factories.Template(
+        body_text="{% for a in many %}{% for b in many %}{% for c in many %}x{% endfor %}{% endfor %}{% endfor %}"
+    )
     with pytest.raises(TemplateRenderError):
         notify(context={"many": list(range(100))})
     assert not OutboxMessage.objects.exists()

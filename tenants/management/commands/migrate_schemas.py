@@ -121,13 +121,17 @@ def migrate_schema(name: str, options: dict[str, Any]) -> None:
         raise CommandError(f"the schema {name} does not exist")
     try:
         _run_django(name, options)
+    except Exception:
+        migrations_state.record_migrations(name)
+        raise
+    if not (options["plan"] or options["migration_name"]):
         connection.set_schema(name)
-        if not (options["plan"] or options["migration_name"]):
+        try:
             owners.ensure_owners_group()
-    finally:
-        connection.set_schema_to_public()
-        if name != TEMPLATE_SCHEMA:
-            migrations_state.record_migrations(name)
+        finally:
+            connection.set_schema_to_public()
+    # Last, so that a job killed before does all of it again.
+    migrations_state.record_migrations(name)
 
 
 def _run_django(name: str, options: dict[str, Any]) -> None:
