@@ -9,6 +9,8 @@ from django.db.models import Q
 from tenants import migrations_state
 
 OWNERS = "Owners"
+WITHOUT_PAGES = ("sessions", "contenttypes", "admin")
+"""Apps whose rows nobody handles by hand, and so nobody needs permissions for."""
 
 
 def ensure_owners_group() -> Group:
@@ -17,7 +19,7 @@ def ensure_owners_group() -> Group:
     Run after every migration, so that owners may do what a new model brings.
     """
     group, _ = Group.objects.get_or_create(name=OWNERS)
-    labels = migrations_state.app_labels(shared=False)
+    labels = set(migrations_state.app_labels(shared=False)) - {*WITHOUT_PAGES}
     audit_changes = Q(content_type__app_label="auditlog") & ~Q(codename__startswith="view_")
     group.permissions.set(Permission.objects.filter(content_type__app_label__in=labels).exclude(audit_changes))
     return group

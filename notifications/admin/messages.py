@@ -239,10 +239,12 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
         try:
             return queryset.filter(pk=UUID(term)), False
         except ValueError:
-            exact = Q(to_address=term) | Q(external_id=term) | Q(idempotency_key=term)
+            known = queryset.filter(Q(to_address=term) | Q(external_id=term) | Q(idempotency_key=term))
+        if known.exists():
+            return known, False
         oldest = queryset.order_by("-id").values_list("id", flat=True)[SEARCHED : SEARCHED + 1].first()
         words = Q(to_address__icontains=term) | Q(subject__icontains=term) | Q(event_key__icontains=term)
-        return queryset.filter(exact | (words & Q(pk__gt=oldest) if oldest else words)), False
+        return queryset.filter(words & Q(pk__gt=oldest) if oldest else words), False
 
     # What may be done.
 

@@ -18,7 +18,7 @@ PAIRS = ", ".join(f"'{before}>{after}'" for before, following in MOVES.items() f
 # The condition stands in WHEN, so that allowed moves cost no function call. The function lives in public, where
 # the triggers of every schema find it.
 TRIGGER = f"""
-CREATE OR REPLACE FUNCTION public.refuse_status_move() RETURNS trigger LANGUAGE plpgsql AS $$
+SELECT pg_advisory_xact_lock(hashtextextended('notifications.0002_message_life', 0));CREATE OR REPLACE FUNCTION public.refuse_status_move() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'a message may not move from % to %', OLD.status, NEW.status USING ERRCODE = 'check_violation';
 END $$;

@@ -269,6 +269,20 @@ def test_a_failed_message_is_sent_again_and_the_log_names_who_did_it(
 
 
 @pytest.mark.parametrize("way", ["list", "detail"])
+def test_a_person_sends_again_what_has_used_up_its_retries(acme: Tenant, message: OutboxMessage, way: str) -> None:
+    failed(message, acme)
+    with tenant_context(acme):
+        OutboxMessage.objects.update(retry_count=message.max_retries)
+    client = signed_in(acme)
+    if way == "list":
+        data = {"action": "send_selected_again", "_selected_action": [str(message.pk)]}
+        client.post(f"{ADMIN}/outboxmessage/", data)
+    else:
+        client.post(f"{ADMIN}/outboxmessage/{message.pk}/send-again/", {"_form_submitted": "on"})
+    assert stored(message, acme) == "pending"
+
+
+@pytest.mark.parametrize("way", ["list", "detail"])
 def test_a_waiting_message_is_cancelled_and_the_log_names_who_did_it(
     acme: Tenant, message: OutboxMessage, way: str
 ) -> None:
@@ -559,19 +573,18 @@ def test_staff_cannot_give_themselves_more(acme: Tenant) -> None:
         wanted = Permission.objects.get(codename="delete_user")
         owners = Group.objects.get(name="Owners")
         held = list(user.user_permissions.values_list("pk", flat=True))
-    base = {"username": user.username, "is_active": "on", "is_staff": "on"}
-    for attempt in (
-        {"user_permissions": [*held, wanted.pk]},
-        {"user_permissions": held, "groups": [owners.pk]},
-        {"user_permissions": held, "is_superuser": "on"},
-    ):
-        client.post(f"/admin/auth/user/{user.pk}/change/", {**base, **attempt})
+    base = {"username": user.username, "is_active": "on", "is_staff": "on", "user_permissions": held}
+    for more in ({}, {"user_permissions": [*held, wanted.pk]}, {"groups": [owners.pk]}, {"is_superuser": "on"}):
+        answer = client.post(f"/admin/auth/user/{user.pk}/change/", {**base, **more})
+        refused = bool(set(more) & {"user_permissions", "groups"})
+        assert answer.status_code == (200 if refused else 302), more
+        with tenant_context(acme):
+            now = User.objects.get(pk=user.pk)
+            assert (now.is_superuser, list(now.groups.all())) == (False, []), more
+            assert set(now.user_permissions.values_list("pk", flat=True)) == set(held), more
     client.post("/admin/auth/group/add/", {"name": "mine", "permissions": [wanted.pk]})
     client.post(f"/admin/auth/group/{owners.pk}/change/", {"name": "Owners", "permissions": held})
     with tenant_context(acme):
-        user = User.objects.get(pk=user.pk)
-        assert (user.is_superuser, list(user.groups.all())) == (False, [])
-        assert set(user.user_permissions.values_list("pk", flat=True)) == set(held)
         assert not Group.objects.filter(name="mine").exists()
         assert owners.permissions.filter(pk=wanted.pk).exists()
 

@@ -61,10 +61,19 @@ def test_what_was_rolled_back_is_neither_sent_nor_rung_for(acme_sends):
     assert not OutboxMessage.objects.exists()
 
 
-def test_the_bell_rings_after_the_commit_and_not_before(acme_sends):
+def test_the_bell_rings_after_the_commit_and_not_before(acme, acme_sends, valkey):
     with transaction.atomic():
         accepted()
         assert hanging() == 0
+        assert not valkey.exists(bells._key(acme.schema_name, "default"))
+    assert hanging() == 1
+
+
+def test_a_rolled_back_message_does_not_keep_the_next_ones_bell_from_ringing(acme_sends):
+    with suppress(Undone), transaction.atomic():
+        accepted()
+        raise Undone
+    accepted()
     assert hanging() == 1
 
 

@@ -4,8 +4,11 @@ from random import Random
 from typing import Any
 
 import pytest
+from auditlog.models import LogEntry
+from django.contrib.auth.models import User
 from django.test import Client
 
+from tenants.context import tenant_context
 from tenants.models import Tenant
 
 
@@ -70,3 +73,20 @@ def test_without_redis_nobody_signs_in(
 
     monkeypatch.setattr("tenants.sign_in.is_ratelimited", refuse)
     assert attempt(client, "acme", somebody(stranger), somewhere(stranger)) == 503
+
+
+@pytest.mark.parametrize(("behind_proxy", "noted"), [(False, "198.18.0.1"), (True, "198.18.0.2")])
+def test_the_audit_log_notes_an_address_that_cannot_be_made_up(
+    client: Client, in_acme: Tenant, settings: Any, behind_proxy: bool, noted: str
+) -> None:
+    settings.BEHIND_TLS_PROXY = behind_proxy
+    client.force_login(User.objects.get(username="owner@acme.example"))
+    changed = {"default_channel": "email", "default_language": "de", "time_zone": "UTC"}
+    client.post(
+        "/admin/notifications/communicationsettings/1/change/",
+        changed,
+        headers={"host": "acme.carillon.test", "x-forwarded-for": "203.0.113.7, 198.18.0.2"},
+        REMOTE_ADDR="198.18.0.1",
+    )
+    with tenant_context(in_acme):
+        assert LogEntry.objects.latest("id").remote_addr == noted
