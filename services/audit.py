@@ -6,7 +6,7 @@ from django.http import HttpRequest
 from tenants.sign_in import client_ip
 
 
-class AuditMiddleware(AuditlogMiddleware):
+class AuditMiddleware(AuditlogMiddleware):  # type: ignore[misc]
     """As the library's, with the address that our own proxy saw: the first one forwarded is the client's invention."""
 
     @staticmethod
