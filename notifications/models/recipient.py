@@ -1,8 +1,12 @@
 """Whom a tenant writes to, and what they want."""
 
+from typing import Any
+
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.db import models
 
+from notifications.channels.addresses import InvalidAddress, clean_address
 from notifications.models.choices import NotificationChannel, SuppressionReason
 from notifications.models.fields import one_of, uuid_key
 from tenants.scoping import TenantModel
@@ -31,6 +35,28 @@ class Recipient(TenantModel):
 
     def __str__(self) -> str:
         return self.name or self.email or self.phone or self.external_id or str(self.pk)
+
+    def clean(self) -> None:
+        """Write the addresses as messages have them, so that a message finds its recipient.
+
+        Raises:
+            ValidationError: naming the field and the remedy.
+        """
+        for field, channel in (("email", NotificationChannel.EMAIL), ("phone", NotificationChannel.SMS)):
+            if given := getattr(self, field):
+                try:
+                    setattr(self, field, clean_address(channel, given))
+                except InvalidAddress as error:
+                    raise ValidationError({field: str(error)}) from error
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Store the recipient.
+
+        Raises:
+            ValidationError: an address cannot be used.
+        """
+        self.clean()
+        super().save(*args, **kwargs)
 
 
 class NotificationPreference(TenantModel):

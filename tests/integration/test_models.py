@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection
 from django.utils import timezone
 
@@ -106,3 +107,22 @@ def test_metadata_and_context_are_kept_as_given(acme_sends):
     assert stored == message.context
     assert stored["d"] == {"at": at.isoformat()}
     assert stored["l"] == [1, None, True]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"email": " Ada@Example.COM "}, ("Ada@example.com", "")),
+        ({"phone": "+49 (30) 901820"}, ("", "+4930901820")),
+    ],
+)
+def test_a_recipients_addresses_are_kept_as_messages_have_them(in_acme, given, kept):
+    recipient = Recipient.objects.create(**given)
+    assert (recipient.email, recipient.phone) == kept
+
+
+@pytest.mark.parametrize("given", [{"email": "ada"}, {"phone": "12"}])
+def test_a_recipient_with_a_wrong_address_is_refused_by_its_field(in_acme, given):
+    with pytest.raises(ValidationError) as refused:
+        Recipient.objects.create(**given)
+    assert list(refused.value.message_dict) == list(given)
