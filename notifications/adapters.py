@@ -9,7 +9,7 @@ from uuid import UUID
 from django.conf import settings
 
 from notifications import channels
-from notifications.channels import Adapter, InvalidSettings, Rejected, UnknownProvider
+from notifications.channels import Adapter, InvalidSettings, Rejected, Unavailable, UnknownProvider
 from notifications.models import Account, Scope
 from notifications.vault import SealBroken
 from tenants.connection import connection
@@ -56,7 +56,8 @@ def build(account: Account, schema_name: str) -> Adapter:
     """A new adapter from an account of the given schema.
 
     Raises:
-        Rejected: the account's provider or settings cannot be used; the text says which and why.
+        Rejected: the account's settings cannot be used; the text says which and why.
+        Unavailable: its provider is not known here, or its secrets do not open with this process's keys.
     """
     platform = schema_name == "public"
     try:
@@ -73,15 +74,18 @@ def build(account: Account, schema_name: str) -> Adapter:
             account.adapter_settings(),
             allowed_networks=[ip_network(network) for network in allowed],
         )
-    except (UnknownProvider, InvalidSettings, SealBroken) as error:
+    except InvalidSettings as error:
         raise Rejected(f"account {account}: {error}", error_class="auth") from error
+    except (UnknownProvider, SealBroken) as error:
+        # While keys are rotated or versions rolled out, another worker may know what this one does not yet.
+        raise Unavailable(f"account {account}: {error}", error_class="auth") from error
 
 
 def adapter_for(account: Account, scope: str = Scope.TENANT) -> Adapter:
     """The warm adapter of an account of the current tenant, or of the platform.
 
     Raises:
-        Rejected: the account's provider or settings cannot be used.
+        Rejected, Unavailable: as `build`.
     """
     return _adapters.get(account, "public" if scope == Scope.PLATFORM else connection.schema_name)
 
@@ -91,7 +95,7 @@ def get_adapter(channel: str, account: Account | None = None) -> Adapter:
 
     Raises:
         CommunicationError: nobody can send on this channel.
-        Rejected: the account's provider or settings cannot be used.
+        Rejected, Unavailable: as `build`.
     """
     from notifications import routing
     from notifications.models import CommunicationSettings

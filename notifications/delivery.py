@@ -5,19 +5,19 @@ spans a hand-over, and the threads that hand over never touch the database.
 """
 
 import logging
+import math
 import os
 import random
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
-from itertools import batched
 from uuid import UUID
 
 from django.conf import settings
-from django.db import transaction
+from django.db import DatabaseError, InterfaceError, transaction
 from django.utils import timezone
 
 from notifications import adapters, lifecycle, retry, routing, wording
@@ -37,15 +37,17 @@ from notifications.models import (
     Scope,
     Suppression,
 )
-from notifications.preferences import Drop, Send, Wait, decide
+from notifications.preferences import Decision, Drop, Send, Wait, decide
 from tenants.connection import connection
 from tenants.context import tenant_context
+from tenants.models import Tenant
 
 logger = logging.getLogger(__name__)
 
 TURN_SECONDS = 0.5
 BATCH = 100
 DEATHS_ALONE = 3
+DIED = "the worker died while handing over"
 RESEND_AFTER = timedelta(minutes=10)
 """How long an e-mail of unknown fate waits before it goes again under the same Message-ID."""
 
@@ -100,7 +102,7 @@ def take_turn(
         worker: written on the leases.
         limit: at most so many messages.
         manual: take rows flagged for the commands too.
-        seconds: after so long no batch begins but the first; a batch that has begun is finished.
+        seconds: after so long no hand-over begins but the first; those that have begun are finished.
     """
     schema_name = connection.schema_name
     bells.answered(schema_name, queue)
@@ -124,26 +126,36 @@ def take_turn(
             if len(claim.rows) == BATCH:
                 # A full batch: others may join in.
                 bells.ring(schema_name, queue)
-            tally.count(deliver(claim, lane))
+            tally.count(deliver(claim, lane, deadline))
+            if claim.released:
+                bells.ring(schema_name, queue)
+                return tally
             size = len(claim.rows)
     return tally
 
 
 def deliver_one(message_id: UUID, lane_id: int, *, schema_name: str) -> None:
     """Deliver one message in the calling process (dispatch mode `inline`)."""
-    with tenant_context(schema_name):
+    tenant = Tenant.objects.serving().filter(schema_name=schema_name).first()
+    if tenant is None:
+        # A suspended tenant's messages wait in every mode.
+        return
+    with tenant_context(tenant):
         message = OutboxMessage.objects.get(pk=message_id)
         lane = DueLane(lane_id, message.outbox_scope, message.outbox_uuid)
         tenant_id = lifecycle.current_tenant_id()
         deliver(ledger.claim(lane_id, tenant_id=tenant_id, limit=1, worker=worker_name(), only=message_id), lane)
 
 
-def deliver(claim: Claim, lane: DueLane) -> list[Ending]:
-    """Bring every claimed message to an ending, written down when this returns."""
-    endings = _settle_marked(claim)
+def deliver(claim: Claim, lane: DueLane, deadline: float = math.inf) -> list[Ending]:
+    """Bring every claimed message to an ending, written down when this returns.
+
+    What has not begun at the deadline (a monotonic time) is given back, and `claim.released` says so.
+    """
+    endings = _settle_marked(claim, lane)
     fresh = [row.item for row in claim.rows if not row.suspect]
     if fresh:
-        endings += _deliver_together(claim, lane, fresh)
+        endings += _deliver_together(claim, lane, fresh, deadline)
     for row in claim.rows:
         if row.suspect and not row.handed_over:
             endings += _deliver_alone(claim, lane, row.item, row.deaths)
@@ -161,7 +173,7 @@ def _deliver_alone(claim: Claim, lane: DueLane, item: UUID, deaths: int) -> list
     return _deliver_together(claim, lane, [item])
 
 
-def _settle_marked(claim: Claim) -> list[Ending]:
+def _settle_marked(claim: Claim, lane: DueLane) -> list[Ending]:
     """What a dead worker had marked may have gone out: it is uncertain until something settles it."""
     marked = [row.item for row in claim.rows if row.handed_over]
     if not marked:
@@ -170,12 +182,10 @@ def _settle_marked(claim: Claim) -> list[Ending]:
     # The others are settled: by a receipt that was faster, or because they are gone.
     unsettled = OutboxMessage.objects.filter(pk__in=marked, status=MessageStatus.SENDING)
     stuck = {message.pk: message for message in unsettled}
-    endings = [
-        Ending(item, MessageStatus.UNCERTAIN, now, True, "the worker died while handing over", "transient")
-        for item in stuck
-    ]
+    endings = [Ending(item, MessageStatus.UNCERTAIN, now, True, DIED, "transient") for item in stuck]
     with transaction.atomic():
         lifecycle.record(endings)
+        Attempt.objects.bulk_create([_lost_attempt(message, lane, now) for message in stuck.values()])
         _plan_uncertain(claim, list(stuck.values()), now)
         ledger.finish(claim, [item for item in marked if item not in stuck])
     return endings
@@ -188,22 +198,41 @@ def _plan_uncertain(claim: Claim, messages: Sequence[OutboxMessage], now: dateti
     ledger.finish(claim, [m.pk for m in messages if m.pk not in again])
 
 
-def _deliver_together(claim: Claim, lane: DueLane, items: Sequence[UUID]) -> list[Ending]:
-    messages = list(OutboxMessage.objects.filter(pk__in=items))
-    known = {message.pk for message in messages}
+def _deliver_together(claim: Claim, lane: DueLane, items: Sequence[UUID], deadline: float = math.inf) -> list[Ending]:
+    known = OutboxMessage.objects.in_bulk(items)
+    messages = [known[item] for item in items if item in known]
     ledger.finish(claim, [item for item in items if item not in known])
     ready, endings = _prepare(claim, messages)
     if not ready:
         return endings
     outbox = routing.outbox_at(lane.outbox_scope, lane.outbox_uuid)
-    if outbox is None or not (outbox.is_active and outbox.account.is_active):
-        return endings + _stop(claim, [_failed(message, "the outbox is gone or switched off") for message in ready])
+    if outbox is None:
+        return endings + _stop(claim, [_failed(message, "the outbox is gone") for message in ready])
+    if not (outbox.is_active and outbox.account.is_active):
+        return endings + _wait_for_mending(claim, ready, "the outbox or its account is switched off")
     try:
         adapter = adapters.adapter_for(outbox.account, lane.outbox_scope)
     except Rejected as error:
         return endings + _stop(claim, [_failed(message, str(error), error.error_class) for message in ready])
-    for chunk in batched(ready, max(adapter.connections, 1), strict=False):
-        endings += _hand_over_chunk(claim, lane, adapter, chunk)
+    except Unavailable as error:
+        return endings + _wait_for_mending(claim, ready, str(error))
+    size = max(adapter.connections, 1)
+    for start in range(0, len(ready), size):
+        if start and time.monotonic() > deadline:
+            ledger.release(claim, [message.pk for message in ready[start:]])
+            break
+        endings += _hand_over_chunk(claim, lane, adapter, ready[start : start + size])
+    return endings
+
+
+def _wait_for_mending(claim: Claim, messages: Sequence[OutboxMessage], reason: str) -> list[Ending]:
+    """What an operator or the tenant has to mend first costs no attempt; expiry ends the wait."""
+    now = timezone.now()
+    due_at = now + retry.delay_before(1, settings.NOTIFY_RETRY_BACKOFF_SECONDS)
+    endings = [Ending(message.pk, MessageStatus.SCHEDULED, now, False, reason) for message in messages]
+    with transaction.atomic():
+        lifecycle.record(endings)
+        ledger.postpone(claim, [message.pk for message in messages], [due_at] * len(messages))
     return endings
 
 
@@ -228,16 +257,21 @@ def _prepare(claim: Claim, messages: Sequence[OutboxMessage]) -> tuple[list[Outb
     stopped: list[Ending] = []
     waiting: list[tuple[OutboxMessage, Wait]] = []
     for message in messages:
-        preference = allowing.get(message.recipient_id) or allowing.get(None)
-        decision = decide(
-            now=now,
-            expires_at=message.expires_at,
-            category=message.category,
-            channel=message.channel,
-            security=message.security,
-            suppressed=suppressed.get((message.channel, message.to_address)),
-            allows=preference.allows if preference else _everything,
-        )
+        try:
+            decision = _decision(message, now, suppressed, allowing)
+            if isinstance(decision, Send):
+                message.subject, message.body_text, message.body_html = content_of(message)
+                ready.append(message)
+        except (DatabaseError, InterfaceError):
+            raise
+        except CommunicationError as error:
+            stopped.append(_failed(message, str(error)))
+            continue
+        except Exception as error:
+            # One message that cannot be prepared must not keep its neighbours.
+            logger.exception("message cannot be prepared", extra={"message_id": str(message.pk)})
+            stopped.append(_failed(message, f"cannot be prepared: {type(error).__name__}"))
+            continue
         match decision:
             case Drop(reason, expired=True):
                 stopped.append(_failed(message, reason))
@@ -245,13 +279,6 @@ def _prepare(claim: Claim, messages: Sequence[OutboxMessage]) -> tuple[list[Outb
                 stopped.append(Ending(message.pk, MessageStatus.SUPPRESSED, now, False, reason))
             case Wait():
                 waiting.append((message, decision))
-            case Send():
-                try:
-                    message.subject, message.body_text, message.body_html = content_of(message)
-                except CommunicationError as error:
-                    stopped.append(_failed(message, str(error)))
-                else:
-                    ready.append(message)
     deferred = [Ending(m.pk, MessageStatus.SCHEDULED, now, False, wait.reason) for m, wait in waiting]
     if stopped or deferred:
         with transaction.atomic():
@@ -261,13 +288,31 @@ def _prepare(claim: Claim, messages: Sequence[OutboxMessage]) -> tuple[list[Outb
     return ready, [*stopped, *deferred]
 
 
+def _decision(
+    message: OutboxMessage,
+    now: datetime,
+    suppressed: Mapping[tuple[str, str], str],
+    allowing: Mapping[UUID | None, NotificationPreference],
+) -> Decision:
+    preference = allowing.get(message.recipient_id) or allowing.get(None)
+    return decide(
+        now=now,
+        expires_at=message.expires_at,
+        category=message.category,
+        channel=message.channel,
+        security=message.security,
+        suppressed=suppressed.get((message.channel, message.to_address.lower())),
+        allows=preference.allows if preference else _everything,
+    )
+
+
 def _everything(_category: str, _channel: str) -> bool:
     return True
 
 
 def _suppressed(messages: Sequence[OutboxMessage]) -> dict[tuple[str, str], str]:
     """The reason by channel and address, from the tenant's own list and the platform's."""
-    addresses = {message.to_address for message in messages}
+    addresses = {message.to_address.lower() for message in messages}
     found: dict[tuple[str, str], str] = {}
     for scope in (Scope.TENANT, Scope.PLATFORM):
         with routing.in_scope(scope):
@@ -344,7 +389,11 @@ def _hand_over(adapter: Adapter, message: OutboxMessage) -> _HandOver:
         failure = error
     except Exception as error:
         # A fault of ours, before or after the provider took it: nobody knows, so nobody is told otherwise.
-        logger.exception("hand-over broke", extra={"message_id": str(message.pk), "provider": adapter.provider})
+        schema_name = getattr(message._state, "schema", None)
+        logger.exception(
+            "hand-over broke",
+            extra={"schema": schema_name, "message_id": str(message.pk), "provider": adapter.provider},
+        )
         failure = Uncertain(f"hand-over broke: {type(error).__name__}")
     return _HandOver(message, started_at, timezone.now(), accepted, failure)
 
@@ -393,7 +442,9 @@ def _ending(over: _HandOver) -> tuple[Ending, datetime | None]:
     """The message's next state after a hand-over, and when it is due again."""
     message, at = over.message, over.finished_at
     if over.accepted is not None:
-        return Ending(message.pk, MessageStatus.SENT, at, external_id=over.accepted.provider_id), None
+        taken = over.accepted
+        ending = Ending(message.pk, MessageStatus.SENT, at, external_id=taken.provider_id, response=taken.response)
+        return ending, None
     failure = over.failure or Uncertain("the hand-over did not end")
     reason, error_class = str(failure), failure.error_class
     if isinstance(failure, Unavailable):
@@ -439,4 +490,20 @@ def _attempt(over: _HandOver, worker: str, lane: DueLane, provider: str) -> Atte
         error_class=failure.error_class if failure else "",
         error=str(failure) if failure else "",
         response=over.accepted.response[:500] if over.accepted else "",
+    )
+
+
+def _lost_attempt(message: OutboxMessage, lane: DueLane, now: datetime) -> Attempt:
+    """The attempt of a worker that died before it could write it down."""
+    return Attempt(
+        message_id=message.pk,
+        cycle=message.retry_count,
+        number=message.attempt_count + 1,
+        outbox_scope=lane.outbox_scope,
+        outbox_uuid=lane.outbox_uuid,
+        started_at=now,
+        finished_at=now,
+        outcome=AttemptOutcome.UNCERTAIN,
+        error_class="transient",
+        error=DIED,
     )

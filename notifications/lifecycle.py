@@ -21,11 +21,12 @@ from notifications.models import MessageStatus as S
 from notifications.models import OutboxMessage
 from tenants.connection import connection
 from tenants.models import Tenant
+from tenants.scoping import guard
 
 MOVES: Mapping[S, frozenset[S]] = {
     S.SCHEDULED: frozenset({S.PENDING, S.SENDING, S.FAILED, S.CANCELLED, S.SUPPRESSED}),
     S.PENDING: frozenset({S.SCHEDULED, S.SENDING, S.FAILED, S.CANCELLED, S.SUPPRESSED}),
-    S.SENDING: frozenset({S.SCHEDULED, S.PENDING, S.UNCERTAIN, S.SENT, S.DELIVERED, S.BOUNCED, S.FAILED}),
+    S.SENDING: frozenset({S.SCHEDULED, S.UNCERTAIN, S.SENT, S.DELIVERED, S.BOUNCED, S.FAILED}),
     S.UNCERTAIN: frozenset({S.PENDING, S.SENDING, S.SENT, S.DELIVERED, S.BOUNCED, S.FAILED}),
     S.SENT: frozenset({S.DELIVERED, S.BOUNCED, S.FAILED}),
     S.DELIVERED: frozenset({S.BOUNCED}),
@@ -98,6 +99,7 @@ class Ending:
     error_class: str = ""
     external_id: str = ""
     dead_letter: bool = False
+    response: str = ""
 
 
 def record(endings: Sequence[Ending]) -> None:
@@ -105,7 +107,7 @@ def record(endings: Sequence[Ending]) -> None:
 
     So is an uncertain one that was stopped before another attempt: that tells nothing of the attempt before.
     """
-    columns = ("status", "external_id", "error_class", "reason")
+    columns = ("status", "external_id", "error_class", "reason", "response")
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -118,12 +120,17 @@ def record(endings: Sequence[Ending]) -> None:
                 failed_at = CASE WHEN ending.status = 'failed' THEN ending.at ELSE failed_at END,
                 dead_lettered_at = CASE WHEN ending.dead_letter THEN ending.at ELSE dead_lettered_at END,
                 external_id = CASE WHEN ending.external_id <> '' THEN ending.external_id ELSE message.external_id END,
+                provider_response = CASE WHEN ending.attempted
+                    THEN jsonb_strip_nulls(jsonb_build_object(
+                        'response', nullif(ending.response, ''), 'error', nullif(ending.reason, '')))
+                    ELSE message.provider_response END,
                 error_class = ending.error_class,
                 error_message = ending.reason,
                 deferral_reason = CASE WHEN ending.status = 'scheduled' THEN left(ending.reason, 200) ELSE '' END
             FROM unnest(
-                %s::uuid[], %s::timestamptz[], %s::bool[], %s::bool[], %s::text[], %s::text[], %s::text[], %s::text[]
-            ) AS ending (id, at, attempted, dead_letter, status, external_id, error_class, reason)
+                %s::uuid[], %s::timestamptz[], %s::bool[], %s::bool[],
+                %s::text[], %s::text[], %s::text[], %s::text[], %s::text[]
+            ) AS ending (id, at, attempted, dead_letter, status, external_id, error_class, reason, response)
             WHERE message.id = ending.id
               AND (message.status, ending.status) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
               AND (ending.attempted OR message.status <> 'uncertain')
@@ -159,12 +166,16 @@ def requeue(message: OutboxMessage, *, actor: Any = None, reason: str = "") -> N
 
     Raises:
         NotRetryable: it is in no such state, or nobody asks and its retries are used up.
+        WrongTenant: it is another tenant's.
     """
+    guard(message)
     if actor is None and not retry_allowed(message):
         raise NotRetryable(f"message {message.pk} is {message.status} with {message.retry_count} retries")
     tenant_id = current_tenant_id()
     now = timezone.now()
     with transaction.atomic():
+        # The ledger's row first, as a drain does: two orders would deadlock.
+        ledger.lock(message.pk, tenant_id=tenant_id)
         before = OutboxMessage.objects.select_for_update().get(pk=message.pk)
         moved = OutboxMessage.objects.filter(pk=message.pk, status__in=REQUEUABLE).update(
             status=S.PENDING,
@@ -184,9 +195,11 @@ def requeue(message: OutboxMessage, *, actor: Any = None, reason: str = "") -> N
             outbox_scope=before.outbox_scope,
             outbox_uuid=before.outbox_uuid,
         )
-        ledger.add([message.pk], tenant_id=tenant_id, lane_id=lane_id)
+        manual = not settings.NOTIFY_SEND_IMMEDIATELY
+        ledger.add([message.pk], tenant_id=tenant_id, lane_id=lane_id, manual=manual)
         _audit(before, S.PENDING, actor, reason)
-        bells.ring_on_commit(before.priority)
+        if not manual:
+            bells.ring_on_commit(before.priority)
     message.refresh_from_db()
 
 
@@ -196,6 +209,7 @@ def cancel(message: OutboxMessage, *, actor: Any = None, reason: str = "") -> No
     Raises:
         NotCancellable: a worker has it, or it is done.
     """
+    guard(message)
     tenant_id = current_tenant_id()
     with transaction.atomic():
         # The ledger's row is locked first, as a drain does, so that one of the two finds the other's mark.

@@ -105,8 +105,9 @@ def known_recipient(to: To, channel: str, address: str) -> Recipient | None:
     """The tenant's recipient that this is, by its key, its external id or its address."""
     if to.recipient_id:
         return Recipient.objects.filter(pk=to.recipient_id).first()
-    if to.external_id:
-        return Recipient.objects.filter(external_id=to.external_id).first()
+    if to.external_id and (found := Recipient.objects.filter(external_id=to.external_id).first()):
+        return found
     if channel == NotificationChannel.EMAIL:
-        return Recipient.objects.filter(email=address).first()
+        # Mailboxes do not differ by letter case, and what somebody switched off stays off in either.
+        return Recipient.objects.filter(email__iexact=address).order_by("id").first()
     return Recipient.objects.filter(phone=address).first() if channel in _PHONES else None

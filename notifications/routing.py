@@ -141,7 +141,7 @@ def ensure_platform_outboxes() -> None:
     }
     with public_context():
         for channel, (provider, address) in wanted.items():
-            if not Account.objects.filter(kind=channel).exists():
+            if provider and address and not Account.objects.filter(kind=channel).exists():
                 account = Account.objects.create(kind=channel, provider=provider, name=f"Platform {channel.label}")
                 Outbox.objects.create(account=account, address=address)
 

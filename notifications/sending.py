@@ -3,8 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,7 +18,7 @@ from django.db.models import Model
 from django.utils import timezone
 
 from notifications import delivery, lifecycle, recipients, routing, wording
-from notifications.channels.addresses import InvalidAddress, clean_email
+from notifications.channels.addresses import InvalidAddress, clean_display_name, clean_email
 from notifications.channels.headers import InvalidHeader, check_attachment_name, check_headers, check_value
 from notifications.dispatch import bells, lanes, ledger
 from notifications.exceptions import (
@@ -42,6 +42,7 @@ from notifications.rendering import freeze
 from tenants.connection import connection
 from tenants.context import tenant_context
 from tenants.models import Status, Tenant
+from tenants.scoping import guard
 
 LONGEST_KEY = 200
 LONGEST_RELATED_TYPE = 50
@@ -75,24 +76,28 @@ class Wanted:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True, default=str).encode()).hexdigest()
 
 
-def scope_of(tenant: Tenant | str | None) -> AbstractContextManager[object]:
+@contextmanager
+def scope_of(tenant: Tenant | str | None) -> Iterator[bool]:
     """The context of the tenant that a call names, or of the one that it is made in.
 
+    Yields whether the call came from another schema: its model instances are then not this tenant's.
+
     Raises:
-        TenantRequired: it names none, and is made in none while the platform has tenants; or the one it names is
-            unknown, closed or waiting for migrations.
+        TenantRequired: it names none, and is made in none while the platform has tenants; or the tenant is unknown,
+            closed or waiting for migrations.
     """
+    made_in = connection.schema_name
     if tenant is not None:
         if settings.NOTIFY_TENANT_MODEL is None:
             raise TenantRequired(tenant)
-        return tenant_context(_served(tenant))
-    if (
-        connection.schema_name == "public"
-        and settings.NOTIFY_TENANT_MODEL
-        and not getattr(connection.tenant, "pk", None)
-    ):
-        raise TenantRequired
-    return nullcontext()
+        with tenant_context(_served(tenant)) as served:
+            yield served.schema_name != made_in
+        return
+    if settings.NOTIFY_TENANT_MODEL:
+        if made_in == "public" and not getattr(connection.tenant, "pk", None):
+            raise TenantRequired
+        _served(made_in)
+    yield False
 
 
 def _served(tenant: Tenant | str) -> Tenant:
@@ -236,7 +241,7 @@ def _priority(wanted: Wanted) -> str | None:
     if wanted.priority:
         return wanted.priority
     asked = wanted.metadata.get("priority")
-    return asked if asked in {"high", "default", "bulk"} else None
+    return asked if asked in ("high", "default", "bulk") else None
 
 
 def _give_wording(message: OutboxMessage, event: EventType | None, language: str, default_language: str) -> None:
@@ -252,6 +257,11 @@ def _give_wording(message: OutboxMessage, event: EventType | None, language: str
             message.status = MessageStatus.SUPPRESSED
             message.error_message = "the template is muted"
     subject, text, html = delivery.content_of(message)
+    try:
+        check_value("subject", subject)
+        message.to_name, message.from_name = clean_display_name(message.to_name), clean_display_name(message.from_name)
+    except (InvalidHeader, InvalidAddress) as error:
+        raise InvalidContentError(f"the message cannot be sent so: {error}") from error
     if not (text.strip() or html.strip()):
         raise InvalidContentError("the message is empty: give body_text, body_html or a template with a body")
     if message.channel == NotificationChannel.EMAIL and not subject.strip():
@@ -262,6 +272,7 @@ def _give_wording(message: OutboxMessage, event: EventType | None, language: str
 
 def read(
     *,
+    crossed: bool,
     to: Any,
     context: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -273,9 +284,14 @@ def read(
 ) -> Wanted:
     """Turn what a caller gave into plain values.
 
+    Args:
+        crossed: the call comes from another schema, whose users and objects have other keys here.
+
     Raises:
         CommunicationError: a value is of the wrong kind; the message names it.
+        WrongTenant: an object is another tenant's.
     """
+    _check_origin(crossed, to=to, user=user, related_object=related_object)
     if scheduled_at is not None and timezone.is_naive(scheduled_at):
         raise CommunicationError("scheduled_at has no time zone: give an aware datetime")
     given_metadata = freeze(metadata or {}, name="metadata")
@@ -294,8 +310,9 @@ def read(
             plain["reply_to"] = clean_email(plain["reply_to"])
         except InvalidAddress as error:
             raise InvalidContentError(f"reply_to: {error}") from error
+    recipient = recipients.resolve_recipient(to)
     wanted = Wanted(
-        to=recipients.resolve_recipient(to),
+        to=replace(recipient, user_id=None) if crossed else recipient,
         context=freeze(context or {}),
         metadata=given_metadata,
         headers=given_headers,
@@ -310,6 +327,16 @@ def read(
         wanted = replace(wanted, related_object=(content_type.pk, str(related_object.pk)))
     _check_text(asdict(wanted), "")
     return wanted
+
+
+def _check_origin(crossed: bool, **objects: Any) -> None:
+    for name, given in objects.items():
+        guard(given)
+        if crossed and isinstance(given, Model) and name != "to":
+            raise CommunicationError(
+                f"{name} is an object of the schema that the call is made in: "
+                "call inside tenant_context(tenant), or give related_object=(type, id)"
+            )
 
 
 def _elsewhere(kind: Any, key: Any) -> tuple[str, str]:

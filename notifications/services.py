@@ -39,6 +39,7 @@ from notifications.lifecycle import cancel, requeue
 from notifications.models import NotificationChannel, OutboxMessage
 from notifications.rendering import register_serializer
 from tenants.models import Tenant
+from tenants.scoping import guard
 
 __all__ = [
     "CommunicationError",
@@ -63,7 +64,9 @@ __all__ = [
     "requeue",
     "send",
     "send_email",
+    "send_push",
     "send_sms",
+    "send_whatsapp",
 ]
 
 
@@ -109,8 +112,9 @@ def enqueue_notification(
     Raises:
         CommunicationError: one of its kinds; nothing was stored.
     """
-    with sending.scope_of(tenant):
+    with sending.scope_of(tenant) as crossed:
         wanted = sending.read(
+            crossed=crossed,
             to=to,
             event_key=event_key,
             channel=channel,
@@ -157,8 +161,9 @@ def send(
     Raises:
         CommunicationError: one of its kinds; nothing was stored.
     """
-    with sending.scope_of(tenant):
+    with sending.scope_of(tenant) as crossed:
         wanted = sending.read(
+            crossed=crossed,
             to=to,
             event_key=template_key,
             channel=channel,
@@ -221,6 +226,29 @@ def send_sms(*, to_address: str, message: str, **options: Any) -> OutboxMessage:
     return send(to=to_address, channel=NotificationChannel.SMS, body_text=message, **options)
 
 
+def send_whatsapp(*, to_address: str, message: str, **options: Any) -> OutboxMessage:
+    """Send a WhatsApp message that is written here; as `send_sms`, over an outbox of a WhatsApp account.
+
+    Raises:
+        CommunicationError: one of its kinds; nothing was stored.
+    """
+    return send(to=to_address, channel=NotificationChannel.WHATSAPP, body_text=message, **options)
+
+
+def send_push(*, to_address: str, title: str, message: str, **options: Any) -> OutboxMessage:
+    """Send a push message that is written here, over an outbox of a push account.
+
+    Args:
+        to_address: the device's token.
+        title, message: sent as they are.
+        options: as for `send`: user, metadata, scheduled_at, idempotency_key, tenant, …
+
+    Raises:
+        CommunicationError: one of its kinds; nothing was stored.
+    """
+    return send(to=to_address, channel=NotificationChannel.PUSH, subject=title, body_text=message, **options)
+
+
 def get_messages_for_object(obj: Model | tuple[str, Any], *, tenant: Tenant | str | None = None) -> list[OutboxMessage]:
     """The messages that are linked to an object, oldest first.
 
@@ -229,6 +257,7 @@ def get_messages_for_object(obj: Model | tuple[str, Any], *, tenant: Tenant | st
         tenant: as for `enqueue_notification`.
     """
     with sending.scope_of(tenant):
+        guard(obj)
         if isinstance(obj, tuple):
             found = OutboxMessage.objects.filter(related_type=str(obj[0]), related_id=str(obj[1]))
         else:

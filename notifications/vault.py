@@ -7,14 +7,19 @@ are removed after `manage.py rotate_secrets`.
 
 import json
 import re
+from collections.abc import Set
 from functools import lru_cache
 from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 
+# Providers' own spellings: api_key, apiKey, APIKEY, x-api-key. What is long and plain enough may also end a word.
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+")
 _SECRET_NAME = re.compile(
-    r"(^|_)(password|passwd|secret|token|api_key|private_key|signing_key|access_key)$", re.IGNORECASE
+    r"(password|passwd|passphrase|passcode|secret|token|authorization)$"
+    r"|(api|private|signing|access|secret|auth|shared|master|encryption|account|server|service|webhook)_?key$"
+    r"|(^|_)(pass|pwd|pin|credentials?|service_?account(_?(json|info|key))?)$"
 )
 
 
@@ -63,23 +68,23 @@ def rotate(sealed: str) -> str:
         raise SealBroken("no key of FIELD_ENCRYPTION_KEYS opens this value") from error
 
 
-def is_secret(name: str) -> bool:
-    """Whether a setting of this name holds a secret."""
-    return bool(_SECRET_NAME.search(name))
+def is_secret(name: str, also: Set[str] = frozenset()) -> bool:
+    """Whether a setting of this name holds a secret: one of those given, or one that sounds like it."""
+    return name in also or bool(_SECRET_NAME.search(_HUMP.sub("_", name).lower()))
 
 
-def split(value: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A nested dict's open and secret entries, each in the same nesting."""
+def split(value: dict[str, Any], also: Set[str] = frozenset()) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A nested dict's open and secret entries, each in the same nesting; `also` names secrets that sound open."""
     public: dict[str, Any] = {}
     secret: dict[str, Any] = {}
     for name, item in value.items():
-        if is_secret(name):
+        if is_secret(name, also):
             secret[name] = item
         elif isinstance(item, dict):
-            public[name], hidden = split(item)
+            public[name], hidden = split(item, also)
             if hidden:
                 secret[name] = hidden
-        elif isinstance(item, list) and _has_secret(item):
+        elif isinstance(item, list) and _has_secret(item, also):
             # The parts of a list have no names to join them by, so it is hidden as a whole.
             secret[name] = item
         else:
@@ -87,10 +92,10 @@ def split(value: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return public, secret
 
 
-def _has_secret(value: Any) -> bool:
+def _has_secret(value: Any, also: Set[str]) -> bool:
     if isinstance(value, dict):
-        return any(is_secret(name) or _has_secret(item) for name, item in value.items())
-    return isinstance(value, list) and any(map(_has_secret, value))
+        return any(is_secret(name, also) or _has_secret(item, also) for name, item in value.items())
+    return isinstance(value, list) and any(_has_secret(item, also) for item in value)
 
 
 def join(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -98,8 +103,21 @@ def join(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     joined = dict(one)
     for name, item in other.items():
         mine = joined.get(name)
-        joined[name] = join(mine, item) if isinstance(mine, dict) and isinstance(item, dict) else item
+        # A secret may be a dict itself, such as a service account's key: it is replaced as a whole.
+        both = isinstance(mine, dict) and isinstance(item, dict) and not is_secret(name)
+        joined[name] = join(mine, item) if both else item
     return joined
+
+
+def still_placed(secret: dict[str, Any], public: dict[str, Any], also: Set[str] = frozenset()) -> dict[str, Any]:
+    """The secret entries of a `split` whose place is still among the open ones: the same dicts around them."""
+    placed: dict[str, Any] = {}
+    for name, item in secret.items():
+        if is_secret(name, also) or not isinstance(item, dict):
+            placed[name] = item
+        elif isinstance(around := public.get(name), dict):
+            placed[name] = still_placed(item, around, also)
+    return placed
 
 
 def without_empty(value: dict[str, Any]) -> dict[str, Any]:

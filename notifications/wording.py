@@ -79,6 +79,9 @@ class _Compiled:
         if wording is None:
             raise TemplateNotFoundError(f"version {version} of template {template} is gone")
         found = compile_content(subject=wording.subject, text=wording.body_text, html=wording.body_html)
+        if connection.in_atomic_block:
+            # The version may be this transaction's own, and never come to be.
+            return found
         with self._lock:
             self._kept[key] = found
             if len(self._kept) > _KEPT:

@@ -134,6 +134,7 @@ def secret_values(web_port: int) -> None:
         # The demo's own mail catcher listens on loopback, where tenants' accounts otherwise must not reach.
         "NOTIFY_PRIVATE_NETWORKS": "127.0.0.0/8",
         "NOTIFY_EMAIL_PROVIDER": "console",
+        "NOTIFY_SMS_PROVIDER": "console",
         "STATIC_ROOT": str(FOLDER / "static"),
         "LOG_LEVEL": "WARNING",
         "LOG_FORMAT": "console",

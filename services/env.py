@@ -159,7 +159,18 @@ def database(name: str) -> dict[str, Any]:
     Raises:
         SettingsError: the value is missing or not such an address.
     """
-    url = urlsplit(secret(name))
+    address = secret(name)
+    # What cannot be read may be a part of the password: no error quotes the address, nor is caused by one that does.
+    unreadable = SettingsError(
+        f"{name} cannot be read: percent-encode what is special in user and password (/ is %2F, : is %3A, @ is %40)"
+    )
+    try:
+        url = urlsplit(address)
+        port = url.port
+    except ValueError:
+        raise unreadable from None
+    if "@" in url.path + url.fragment:
+        raise unreadable
     if url.scheme not in {"postgres", "postgresql"} or not url.path.strip("/"):
         raise SettingsError(f"{name} must look like postgresql://user:password@host:5432/name")
     options = dict(parse_qsl(url.query))
@@ -168,6 +179,6 @@ def database(name: str) -> dict[str, Any]:
         "USER": unquote(url.username or ""),
         "PASSWORD": unquote(url.password or ""),
         "HOST": options.pop("host", url.hostname or ""),
-        "PORT": options.pop("port", str(url.port or "")),
+        "PORT": options.pop("port", str(port or "")),
         "OPTIONS": options,
     }

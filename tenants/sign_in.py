@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from ipaddress import ip_address
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -14,10 +15,24 @@ RETRY_SECONDS = 60
 def client_ip(request: HttpRequest) -> str:
     """The address a request comes from; behind our own proxy, the one that the proxy saw.
 
-    Proxies append to X-Forwarded-For, so only its last entry is not the client's own invention.
+    Proxies append to X-Forwarded-For, so only its last entry is not the client's own invention. Where that is no
+    address, such as `unknown`, the proxy's own has to do.
     """
     forwarded = request.headers.get("x-forwarded-for", "") if settings.BEHIND_TLS_PROXY else ""
-    return forwarded.rpartition(",")[2].strip() or request.META["REMOTE_ADDR"]
+    return _without_port(forwarded.rpartition(",")[2].strip()) or request.META["REMOTE_ADDR"]
+
+
+def _without_port(entry: str) -> str:
+    """The address in `198.51.100.7:4711`, `[2001:db8::1]:443` or an address alone; empty for anything else."""
+    if entry.startswith("["):
+        entry = entry[1:].partition("]")[0]
+    elif entry.count(":") == 1:
+        entry = entry.partition(":")[0]
+    try:
+        # PostgreSQL's inet, where the audit log keeps it, knows no zones.
+        return str(ip_address(entry.partition("%")[0]))
+    except ValueError:
+        return ""
 
 
 def _account(_: str, request: HttpRequest) -> str:

@@ -75,6 +75,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
 
     class Told:
         platform_only = False
+        secret_settings = frozenset()
 
         def __new__(cls, *_: object, **__: object) -> Fake:
             return fake

@@ -14,6 +14,7 @@ os.environ.setdefault("FIELD_ENCRYPTION_KEYS", "b25seS1mb3ItdGVzdHMtMDAwMDAwMDAw
 os.environ.setdefault("BASE_DOMAIN", "carillon.test")
 os.environ.setdefault("HTTPS", "0")
 os.environ.setdefault("NOTIFY_PRIVATE_NETWORKS", "127.0.0.0/8,::1/128")
+os.environ.setdefault("NOTIFY_SMS_PROVIDER", "console")
 os.environ.setdefault("LOG_LEVEL", "WARNING")
 
 

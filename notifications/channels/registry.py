@@ -32,6 +32,14 @@ def adapter_class(channel: str, provider: str) -> type[Adapter]:
         raise UnknownProvider(f"There is no provider {provider!r} for channel {channel!r}; {hint}.") from None
 
 
+def secret_settings() -> frozenset[str]:
+    """Every setting that some provider's adapter calls a secret.
+
+    Of all providers, not of one: what is about to be stored does not always say whose it is.
+    """
+    return frozenset[str]().union(*(adapter.secret_settings for adapter in ADAPTERS.values()))
+
+
 def build(channel: str, provider: str, settings: Settings, *, allowed_networks: Networks = ()) -> Adapter:
     """Build an account's adapter; nothing is connected yet.
 

@@ -20,6 +20,7 @@ from tenants.connection import connection
 logger = logging.getLogger(__name__)
 
 COALESCE_SECONDS = 30
+JOB_SECONDS = 3600
 _QUIET_SECONDS = 5.0
 DRAIN = "notifications.jobs.drain"
 
@@ -36,7 +37,7 @@ class _Doorbell:
             return False
         try:
             if queues.redis().set(_key(schema_name, queue), 1, nx=True, ex=COALESCE_SECONDS):
-                _enqueue(schema_name, queue)
+                _hang(schema_name, queue)
         except (RedisError, OSError) as error:
             self.quiet_until = time.monotonic() + _QUIET_SECONDS
             logger.warning("bell not rung, the sweep will: %s", type(error).__name__)
@@ -51,15 +52,30 @@ def _key(schema_name: str, queue: str) -> str:
     return f"bell:{schema_name}:{queue}"
 
 
-def _enqueue(schema_name: str, queue: str) -> None:
-    queues.queue_named(queue).enqueue_call(
-        DRAIN,
-        args=(schema_name, queue),
-        job_id=f"{schema_name}-{uuid4().hex}",
-        timeout=-1,
-        result_ttl=0,
-        failure_ttl=86_400,
-    )
+def _job_key(schema_name: str, queue: str) -> str:
+    return f"bell-job:{schema_name}:{queue}"
+
+
+def _hang(schema_name: str, queue: str) -> None:
+    """Queue a bell's job in place of an earlier one that nobody has answered, so that they do not pile up."""
+    redis, target = queues.redis(), queues.queue_named(queue)
+    job_id = f"{schema_name}-{uuid4().hex}"
+    try:
+        if unanswered := redis.set(_job_key(schema_name, queue), job_id, ex=JOB_SECONDS, get=True):
+            target.remove(unanswered.decode())
+        target.enqueue_call(
+            DRAIN,
+            args=(schema_name, queue),
+            job_id=job_id,
+            timeout=-1,
+            result_ttl=0,
+            ttl=JOB_SECONDS,
+            failure_ttl=86_400,
+        )
+    except BaseException:
+        # A key over no job would keep the next ring out.
+        redis.delete(_key(schema_name, queue))
+        raise
 
 
 def ring(schema_name: str, queue: str) -> bool:
@@ -79,6 +95,6 @@ def answered(schema_name: str, queue: str) -> None:
     if settings.NOTIFY_DISPATCH_MODE != "rq":
         return
     try:
-        queues.redis().delete(_key(schema_name, queue))
+        queues.redis().delete(_key(schema_name, queue), _job_key(schema_name, queue))
     except (RedisError, OSError) as error:
         logger.warning("bell key not deleted, it ends by itself: %s", type(error).__name__)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from notifications.models.choices import Priority
 from tenants.connection import connection
 
 TABLE = "public.dispatch_lane"
@@ -20,20 +21,22 @@ class DueLane:
 
 def lane_for(*, tenant_id: int, queue: str, outbox_scope: str, outbox_uuid: UUID) -> int:
     """The id of the lane, made when it is first needed."""
+    find = f"SELECT id FROM {TABLE} WHERE tenant_id = %s AND queue = %s AND outbox_uuid = %s"
     values: list[Any] = [tenant_id, queue, outbox_uuid]
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT id FROM {TABLE} WHERE tenant_id = %s AND queue = %s AND outbox_uuid = %s", values)
+        cursor.execute(find, values)
         found = cursor.fetchone()
         if found is None:
+            # An outbox's lanes are made together and in one order: two callers would otherwise wait for each other.
             cursor.execute(
                 f"""
                 INSERT INTO {TABLE} (tenant_id, queue, outbox_uuid, outbox_scope, paused_reason)
-                VALUES (%s, %s, %s, %s, '')
-                ON CONFLICT (tenant_id, queue, outbox_uuid) DO UPDATE SET outbox_scope = excluded.outbox_scope
-                RETURNING id
+                SELECT %s, queue, %s, %s, '' FROM unnest(%s::text[]) AS queue
+                ON CONFLICT (tenant_id, queue, outbox_uuid) DO NOTHING
                 """,
-                [*values, outbox_scope],
+                [tenant_id, outbox_uuid, outbox_scope, sorted({queue, *Priority.values})],
             )
+            cursor.execute(find, values)
             found = cursor.fetchone()
     return int(found[0])
 

@@ -39,6 +39,7 @@ class Claim:
     token: UUID = field(default_factory=uuid4)
     rows: Sequence[Claimed] = ()
     renewed_at: float = field(default_factory=time.monotonic)
+    released: bool = False  # some rows were given back undone
 
 
 def _lease() -> str:
@@ -79,7 +80,7 @@ def claim(
         cursor.execute(
             f"""
             WITH due AS (
-                SELECT ctid AS place, token, handed_over_at, deaths FROM {TABLE}
+                SELECT ctid AS place, due_at, token, handed_over_at, deaths FROM {TABLE}
                 WHERE lane_id = %(lane)s AND manual = ANY(%(manual)s) AND due_at <= now()
                   AND (lease_until IS NULL OR lease_until < now())
                   AND (%(only)s::uuid IS NULL OR item = %(only)s)
@@ -88,7 +89,7 @@ def claim(
             UPDATE {TABLE} AS ledger
             SET lease_until = now() + %(lease)s::interval, token = %(token)s, worker = %(worker)s
             FROM due WHERE ledger.ctid = due.place
-            RETURNING ledger.item, due.deaths, due.token IS NOT NULL, due.handed_over_at IS NOT NULL
+            RETURNING due.due_at, ledger.item, due.deaths, due.token IS NOT NULL, due.handed_over_at IS NOT NULL
             """,
             {
                 "lane": lane_id,
@@ -100,7 +101,7 @@ def claim(
                 "worker": found.worker,
             },
         )
-        rows = [Claimed(*row) for row in cursor.fetchall()]
+        rows = [Claimed(*row[1:]) for row in sorted(cursor.fetchall())]
     return replace(found, rows=rows)
 
 
@@ -162,6 +163,22 @@ def postpone(claim: Claim, items: Sequence[UUID], due_at: Sequence[datetime | No
             WHERE ledger.item = later.item AND tenant_id = %s AND kind = %s AND token = %s
             """,
             [list(items), list(due_at), claim.tenant_id, Kind.SEND, claim.token],
+        )
+
+
+def release(claim: Claim, items: Sequence[UUID]) -> None:
+    """Give rows back as they were, for the next turn."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {TABLE} SET lease_until = NULL, token = NULL WHERE {_OURS}", _ours(claim, items))
+    claim.released = True
+
+
+def lock(item: UUID, *, tenant_id: int, kind: Kind = Kind.SEND) -> None:
+    """Lock the row of an item, if there is one, until the transaction ends."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT 1 FROM {TABLE} WHERE item = %s AND tenant_id = %s AND kind = %s FOR UPDATE",
+            [item, tenant_id, kind],
         )
 
 

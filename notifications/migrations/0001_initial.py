@@ -16,6 +16,8 @@ class Migration(migrations.Migration):
         ('auth', '0012_alter_user_first_name_max_length'),
         ('contenttypes', '0002_remove_content_type_name'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
+        # As the model has it: whose messages are shown may be somebody else than who signs in.
+        migrations.swappable_dependency(settings.NOTIFY_USER_MODEL or settings.AUTH_USER_MODEL),
     ]
 
     operations = [
@@ -174,7 +176,7 @@ class Migration(migrations.Migration):
                 ('dead_lettered_at', models.DateTimeField(blank=True, null=True)),
                 ('created_by', models.ForeignKey(blank=True, db_constraint=False, db_index=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
                 ('related_content_type', models.ForeignKey(blank=True, db_constraint=False, db_index=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='contenttypes.contenttype')),
-                ('user', models.ForeignKey(blank=True, db_constraint=False, db_index=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
+                ('user', models.ForeignKey(blank=True, db_constraint=False, db_index=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.NOTIFY_USER_MODEL or settings.AUTH_USER_MODEL)),
             ],
             options={
                 'db_table': 'notifications',
@@ -220,7 +222,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ('name', 'email'),
-                'indexes': [models.Index(condition=models.Q(('email', ''), _negated=True), fields=['email'], name='recipient_email'), models.Index(condition=models.Q(('phone', ''), _negated=True), fields=['phone'], name='recipient_phone')],
+                'indexes': [models.Index(django.db.models.functions.text.Upper('email'), name='recipient_email'), models.Index(condition=models.Q(('phone', ''), _negated=True), fields=['phone'], name='recipient_phone')],
             },
         ),
         migrations.AddField(

@@ -5,7 +5,7 @@ from django.db import migrations
 MOVES = {
     "scheduled": ["pending", "sending", "failed", "cancelled", "suppressed"],
     "pending": ["scheduled", "sending", "failed", "cancelled", "suppressed"],
-    "sending": ["scheduled", "pending", "uncertain", "sent", "delivered", "bounced", "failed"],
+    "sending": ["scheduled", "uncertain", "sent", "delivered", "bounced", "failed"],
     "uncertain": ["pending", "sending", "sent", "delivered", "bounced", "failed"],
     "sent": ["delivered", "bounced", "failed"],
     "delivered": ["bounced"],

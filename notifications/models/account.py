@@ -10,6 +10,7 @@ from django.db import models
 
 from notifications import vault
 from notifications.channels.addresses import InvalidAddress, clean_display_name, clean_email, clean_sender
+from notifications.channels.registry import secret_settings
 from notifications.models.choices import NotificationChannel
 from notifications.models.fields import one_of, uuid_key
 from tenants.connection import connection
@@ -25,7 +26,7 @@ class SettingsField(models.JSONField):
         Raises:
             ValueError: it holds a secret; only `Account.save` seals those.
         """
-        if isinstance(value, dict) and vault.split(value)[1]:
+        if isinstance(value, dict) and vault.split(value, secret_settings())[1]:
             raise ValueError("settings hold a secret: save the account itself, so that it is sealed")
         return super().get_prep_value(value)
 
@@ -108,15 +109,45 @@ class Account(TenantModel):
         return f"{schema_name}/{self._meta.db_table}/{self.pk}/settings"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Store the account; secrets found in `settings` replace the sealed ones of the same name."""
-        self.settings, given = vault.split(self.settings)
-        if given:
-            kept = vault.unseal(self.sealed, purpose=self._purpose) if self.sealed else {}
-            secrets = vault.without_empty(vault.join(kept, given))
-            self.sealed = vault.seal(secrets, purpose=self._purpose) if secrets else ""
-            if kwargs.get("update_fields") is not None:
-                kwargs["update_fields"] = {*kwargs["update_fields"], "sealed"}
+        """Store the account.
+
+        Secrets found in `settings` replace the sealed ones of the same name; those whose entry is gone from the
+        settings, or that another provider was given, are dropped. Another domain has to be verified anew.
+
+        Raises:
+            SealBroken: a secret is to be added to others that no key opens.
+        """
+        stored = type(self)._base_manager.filter(pk=self.pk).first()
+        written = kwargs.get("update_fields")
+        changed = {"sealed"} if self._seal(stored) else set()
+        if stored and (written is None or "domain" in written) and stored.domain.lower() != self.domain.lower():
+            self.domain_verified_at = None
+            changed.add("domain_verified_at")
+        if written is not None:
+            kwargs["update_fields"] = {*written, *changed}
         super().save(*args, **kwargs)
+
+    def _seal(self, stored: "Account | None") -> bool:
+        """Bring `sealed` in step with `settings` and the provider; whether it changed."""
+        also = secret_settings()
+        self.settings, given = vault.split(self.settings, also)
+        another = stored is not None and stored.provider_name != self.provider_name
+        if not given and not another and (stored is None or stored.settings == self.settings):
+            return False
+        try:
+            kept = vault.unseal(self.sealed, purpose=self._purpose) if self.sealed else {}
+        except vault.SealBroken:
+            if given:
+                raise
+            return False  # It opens for nobody, so that nothing leaves with it either.
+        secrets = vault.still_placed(kept, self.settings, also)
+        if another:
+            secrets = {name: item for name, item in secrets.items() if name == self.provider_name}
+        secrets = vault.without_empty(vault.join(secrets, given))
+        if secrets == kept:
+            return False
+        self.sealed = vault.seal(secrets, purpose=self._purpose) if secrets else ""
+        return True
 
 
 class Outbox(TenantModel):

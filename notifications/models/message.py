@@ -19,6 +19,8 @@ from notifications.models.fields import one_of, uuid_key
 from notifications.models.recipient import Recipient
 from tenants.scoping import TenantModel
 
+CALLERS_FIELDS = ("metadata", "related_type", "related_id")
+
 
 class OutboxMessage(TenantModel):
     """One message to one recipient on one channel, from acceptance to its last receipt.
@@ -156,6 +158,15 @@ class OutboxMessage(TenantModel):
     def __str__(self) -> str:
         return f"{self.channel} to {self.to_address}"
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Store the message; of one that is stored already, only what is the caller's.
+
+        The object may be older than the row: a worker has moved it on meanwhile, and its state is not ours to undo.
+        """
+        if not self._state.adding:
+            kwargs["update_fields"] = {*CALLERS_FIELDS} & {*(kwargs.get("update_fields") or CALLERS_FIELDS)}
+        super().save(*args, **kwargs)
+
     @property
     def message(self) -> str:
         """The plain text, by its other name."""
@@ -218,8 +229,9 @@ class OutboxMessage(TenantModel):
 
     @property
     def account(self) -> Any:
-        """The account whose credentials it leaves with."""
-        return self.outbox.account
+        """The account whose credentials it leaves with; None when it is gone."""
+        outbox = self.outbox
+        return outbox and outbox.account
 
 
 class Attempt(TenantModel):

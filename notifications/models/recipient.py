@@ -5,6 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import models
+from django.db.models.functions import Upper
 
 from notifications.channels.addresses import InvalidAddress, clean_address
 from notifications.models.choices import NotificationChannel, SuppressionReason
@@ -29,7 +30,7 @@ class Recipient(TenantModel):
     class Meta:
         ordering = ("name", "email")
         indexes = [
-            models.Index(fields=["email"], name="recipient_email", condition=~models.Q(email="")),
+            models.Index(Upper("email"), name="recipient_email"),
             models.Index(fields=["phone"], name="recipient_phone", condition=~models.Q(phone="")),
         ]
 
@@ -78,6 +79,28 @@ class NotificationPreference(TenantModel):
     def __str__(self) -> str:
         return f"Preferences of {self.recipient or 'everybody'}"
 
+    def clean(self) -> None:
+        """Check the switches' shape.
+
+        Raises:
+            ValidationError: they are no switches by category and channel.
+        """
+        rows = self.switches.values() if isinstance(self.switches, dict) else [None]
+        flags = [flag for row in rows for flag in (row.values() if isinstance(row, dict) else [row])]
+        if not all(isinstance(flag, bool) for flag in flags):
+            raise ValidationError(
+                {"switches": 'Write true or false by category and channel: {"booking": {"sms": false}}.'}
+            )
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Store the preferences.
+
+        Raises:
+            ValidationError: the switches are no switches.
+        """
+        self.clean()
+        super().save(*args, **kwargs)
+
     def allows(self, category: str, channel: str) -> bool:
         """Whether messages of the category may come on the channel; `*` stands for every category."""
         for name in (category, "*"):
@@ -111,3 +134,23 @@ class Suppression(TenantModel):
 
     def __str__(self) -> str:
         return f"{self.address} ({self.get_reason_display()})"
+
+    def clean(self) -> None:
+        """Write the address as it is compared: mailboxes do not differ by letter case.
+
+        Raises:
+            ValidationError: the address cannot be one of the channel's.
+        """
+        try:
+            self.address = clean_address(self.channel, self.address).lower()
+        except InvalidAddress as error:
+            raise ValidationError({"address": str(error)}) from error
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Store the entry.
+
+        Raises:
+            ValidationError: the address cannot be one of the channel's.
+        """
+        self.clean()
+        super().save(*args, **kwargs)

@@ -9,6 +9,7 @@ MAX_OPERATIONS = 20_000  # nodes, loop rounds, filter calls and operands
 MAX_OUTPUT = 512 * 1024  # characters, over all parts of one message
 MAX_WORK = 1024 * 1024  # characters given to filters and comparisons, weighed by what they cost
 ELEMENT = 16  # what visiting one element of a list or dict costs, in characters
+ITEMS = type({"": None}.items())
 
 
 class Budget:
@@ -48,13 +49,14 @@ class Budget:
         """Charge for looking at all of a value, however deep it is. Raises BudgetExceeded."""
         if isinstance(value, str):
             self.charge(len(value))
-        elif isinstance(value, list):
+        elif isinstance(value, (list, tuple)):
+            # The only tuples in a render are pairs of a dict's items.
             self.charge(ELEMENT * len(value))
             for element in value:
                 self.read(element)
-        elif isinstance(value, dict):
+        elif isinstance(value, (dict, ITEMS)):
             self.charge(ELEMENT * len(value))
-            for key, element in value.items():
+            for key, element in value.items() if isinstance(value, dict) else value:
                 self.charge(len(key))
                 self.read(element)
 

@@ -11,7 +11,7 @@ from django.utils.formats import localize
 from django.utils.html import escape
 from django.utils.safestring import SafeData
 
-from .budget import Budget
+from .budget import ITEMS, Budget
 from .context import JSON
 from .errors import TemplateRenderError
 from .expressions import Expression
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from .conditions import Condition
 
 FLOAT_COST = 200  # in characters of work; the separators of the active language are looked up
-ITEMS = type({"": None}.items())
 
 
 class MeteredContext(Context):

@@ -138,9 +138,29 @@ def test_a_bell_rung_while_its_drain_runs_is_not_lost(acme, acme_sends):
 def test_a_doubled_bell_sends_nothing_twice(acme, acme_sends):
     accepted()
     for _ in range(3):
-        bells._enqueue(acme.schema_name, "default")
+        queue_named("default").enqueue(jobs.drain, acme.schema_name, "default")
     work()
     assert len(acme_sends.received) == 1
+
+
+def test_bells_that_nobody_answers_do_not_pile_up(acme, acme_sends, valkey):
+    accepted()
+    for _ in range(3):
+        valkey.delete(bells._key(acme.schema_name, "default"))
+        bells.ring(acme.schema_name, "default")
+    assert hanging() == 1
+
+
+def test_a_bell_that_could_not_be_hung_does_not_keep_the_next_one_out(acme, acme_sends, valkey, monkeypatch):
+    def refuse(*_, **__):
+        raise ConnectionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(queue_named("default"), "enqueue_call", refuse)
+        assert not bells.ring(acme.schema_name, "default")
+    bells._doorbell.quiet_until = 0
+    assert bells.ring(acme.schema_name, "default")
+    assert hanging() == 1
 
 
 # Valkey is wiped, or away

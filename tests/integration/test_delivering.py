@@ -1,10 +1,11 @@
 """What decides at hand-over whether a message goes, and what arrives."""
 
 import pytest
+from cryptography.fernet import Fernet
 from django.db import connection
 
-from notifications import wording
-from notifications.channels import Outgoing
+from notifications import delivery, wording
+from notifications.channels import Accepted, Outgoing
 from notifications.models import (
     Account,
     MessageStatus,
@@ -17,7 +18,7 @@ from notifications.models import (
 from notifications.services import send
 from tenants.context import public_context, tenant_context
 from tests import factories
-from tests.factories import accepted, fresh, on_ledger, turn
+from tests.factories import accepted, fresh, make_due, on_ledger, turn
 
 
 def ended(message) -> tuple[str, str]:
@@ -75,7 +76,7 @@ def test_a_suppressed_address_gets_nothing_but_what_passes_an_opt_out(
 
 
 def test_a_suppression_is_of_one_channel_and_one_address(acme_sends):
-    Suppression.objects.create(channel="sms", address="ada@example.com")
+    Suppression.objects.create(channel="push", address="ada@example.com")
     Suppression.objects.create(channel="email", address="grace@example.com")
     message = accepted()
     turn()
@@ -143,26 +144,102 @@ def test_wording_that_can_no_longer_be_rendered_fails_its_message_alone(acme_sen
     assert [fresh(message).status for message in messages] == ["failed", "sent"]
 
 
-@pytest.mark.parametrize("what", ["outbox off", "account off", "outbox gone"])
-def test_a_sender_that_was_switched_off_meanwhile_sends_nothing(acme_sends, what):
+@pytest.mark.parametrize("switched", [Outbox, Account])
+def test_while_a_sender_is_switched_off_its_messages_wait_without_an_attempt(acme_sends, switched):
     message = accepted()
-    if what == "outbox off":
-        Outbox.objects.update(is_active=False)
-    elif what == "account off":
-        Account.objects.update(is_active=False)
-    else:
-        Outbox.objects.all().delete()
+    switched.objects.update(is_active=False)
     turn()
-    assert ended(message) == ("failed", "the outbox is gone or switched off")
+    waiting = fresh(message)
+    assert (waiting.status, waiting.attempt_count) == ("scheduled", 0)
+    assert "switched off" in waiting.deferral_reason
+    switched.objects.update(is_active=True)
+    make_due(message)
+    turn()
+    assert ended(message)[0] == MessageStatus.SENT
+
+
+def test_without_its_sender_a_message_fails(acme_sends):
+    message = accepted()
+    Outbox.objects.all().delete()
+    turn()
+    assert ended(message) == ("failed", "the outbox is gone")
     assert fresh(message).dead_lettered_at
-    assert not acme_sends.received
+
+
+def test_what_another_worker_may_know_is_waited_for(acme_sends):
+    factories.Outbox(account=factories.Account(provider="nobody"), address="new@acme.test")
+    message = accepted(from_address="new@acme.test")
+    turn()
+    waiting = fresh(message)
+    assert (waiting.status, waiting.attempt_count) == ("scheduled", 0)
+    assert "no provider 'nobody'" in waiting.deferral_reason
+
+
+def test_a_secret_that_this_workers_keys_do_not_open_is_waited_for(acme_sends, settings):
+    account = factories.Account(provider="smtp", settings={"smtp": {"host": "x.example.com", "password": "s3cret"}})
+    factories.Outbox(account=account, address="new@acme.test")
+    message = accepted(from_address="new@acme.test")
+    settings.FIELD_ENCRYPTION_KEYS = [Fernet.generate_key().decode()]
+    turn()
+    assert fresh(message).status == MessageStatus.SCHEDULED
+    assert on_ledger(message).exists()
+
+
+def test_a_row_that_breaks_the_decision_fails_its_message_alone(acme_sends):
+    broken = factories.Recipient(email="ada@example.com")
+    preference = NotificationPreference.objects.create(recipient=broken)
+    NotificationPreference.objects.filter(pk=preference.pk).update(switches=["x"])
+    messages = [accepted(), accepted("grace@example.com")]
+    turn()
+    assert [fresh(message).status for message in messages] == ["failed", "sent"]
+    assert "cannot be prepared" in ended(messages[0])[1]
+
+
+@pytest.mark.parametrize("written", ["Ada@example.com", "ada@EXAMPLE.com"])
+def test_an_opt_out_holds_in_any_letter_case(acme_sends, written):
+    Suppression.objects.create(channel="email", address="Ada@Example.COM")
+    message = accepted(written)
+    turn()
+    assert ended(message)[0] == MessageStatus.SUPPRESSED
+
+
+@pytest.mark.parametrize("to", ["ADA@example.com", {"email": "ada@example.com", "external_id": "unknown"}])
+def test_what_a_recipient_switched_off_stays_off_however_they_are_called(acme_sends, to):
+    ada = factories.Recipient(email="Ada@example.com", external_id="7")
+    NotificationPreference.objects.create(recipient=ada, switches={"*": False})
+    message = send(to=to, subject="Hi", body_text="Hello")
+    turn()
+    assert ended(message)[0] == MessageStatus.SUPPRESSED
+
+
+def test_saving_an_old_object_of_a_message_does_not_undo_what_became_of_it(acme_sends):
+    message = accepted()
+    turn()
+    message.metadata = {"order": 17}
+    message.save()
+    assert (fresh(message).status, fresh(message).metadata) == ("sent", {"order": 17})
+
+
+def test_the_providers_answer_is_kept_with_the_message(acme_sends):
+    message = accepted()
+    acme_sends.script("ada@example.com", Accepted(provider_id="p-1", response="250 queued as 42"))
+    turn()
+    assert fresh(message).provider_response == {"response": "250 queued as 42"}
+
+
+def test_a_turn_that_is_over_gives_back_what_has_not_begun(acme_sends):
+    messages = [accepted() for _ in range(3)]
+    acme_sends.connections = 1
+    tally = delivery.take_turn("default", seconds=0)
+    assert tally.total == 1
+    assert [fresh(message).status for message in messages] == ["sent", "pending", "pending"]
+    assert turn().sent == 2
 
 
 @pytest.mark.parametrize(
     ("account", "reason"),
     [
         ({"provider": "django"}, "the platform's own"),
-        ({"provider": "nobody"}, "no provider 'nobody'"),
         ({"provider": "smtp", "settings": {"smtp": {"host": ""}}}, "host"),
         ({"provider": "smtp", "settings": {"smtp": {"host": "x.example.com", "odd": 1}}}, "odd"),
     ],

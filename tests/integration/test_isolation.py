@@ -2,16 +2,18 @@
 
 import logging
 import threading
+from contextlib import suppress
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth import authenticate, get_user_model
 from django.core.cache import cache
-from django.db import connection
+from django.db import connection, transaction
 
-from notifications import jobs, lifecycle, queues
+from notifications import delivery, jobs, lifecycle, queues
 from notifications.channels import Rejected, Unavailable
 from notifications.dispatch.models import Lane, LedgerRow
+from notifications.exceptions import CommunicationError, TenantRequired
 from notifications.models import (
     Account,
     Outbox,
@@ -19,9 +21,11 @@ from notifications.models import (
     Recipient,
     Suppression,
 )
+from notifications.models.fields import new_id
 from notifications.services import get_messages_for_object, send
 from tenants import onboarding
 from tenants.context import MissingSchema, public_context, tenant_context
+from tenants.models import Tenant
 from tenants.scoping import WrongTenant
 from tests import factories
 from tests.factories import accepted, fresh, on_ledger, turn
@@ -296,3 +300,76 @@ def test_what_two_tenants_have_under_one_key_are_two_things(tenants):
         assert fresh(message).from_address == "same@globex.test"
     with tenant_context(acme):
         assert accepted().outbox.address == "hello@acme.test"
+
+
+# Objects of one schema are nobody's in another
+
+
+def test_sending_again_or_cancelling_never_touches_another_tenants_row(acme, globex):
+    key = new_id()
+    for tenant in (acme, globex):
+        with tenant_context(tenant):
+            factories.Outbox(account=factories.Account())
+            message = accepted()
+            OutboxMessage.objects.filter(pk=message.pk).update(id=key, status="failed")
+    with tenant_context(acme):
+        ours = OutboxMessage.objects.get(pk=key)
+    for act in (lifecycle.requeue, lifecycle.cancel):
+        with tenant_context(globex), pytest.raises(WrongTenant):
+            act(ours)
+    with tenant_context(globex):
+        assert OutboxMessage.objects.get(pk=key).status == "failed"
+
+
+def test_a_user_of_the_platform_is_not_taken_for_a_tenants(acme):
+    platform_user = get_user_model().objects.create_user("root", "root@example.com")
+    with tenant_context(acme):
+        factories.Outbox(account=factories.Account())
+        get_user_model().objects.create_user("mallory", pk=platform_user.pk)
+    message = send(to=platform_user, subject="Hi", body_text="Hello", tenant=acme)
+    assert message.user_id is None
+    with pytest.raises(CommunicationError, match="user is an object of the schema that the call is made in"):
+        send(to="ada@example.com", subject="Hi", body_text="Hello", user=platform_user, tenant=acme)
+
+
+@pytest.mark.parametrize("role", ["to", "related_object"])
+def test_another_tenants_recipient_is_refused(acme, globex, role):
+    with tenant_context(globex):
+        stranger = factories.Recipient(email="eve@example.com")
+    with tenant_context(acme), pytest.raises(WrongTenant):
+        send(**{"to": "ada@example.com", role: stranger}, subject="Hi", body_text="Hello")
+
+
+@pytest.mark.parametrize("state", ["closed", "behind"])
+def test_a_tenant_that_is_not_served_accepts_nothing_from_inside_either(acme, state):
+    with tenant_context(acme):
+        factories.Outbox(account=factories.Account())
+        changed = {"status": "closed"} if state == "closed" else {"migrations": []}
+        Tenant.objects.filter(pk=acme.pk).update(**changed)
+        with pytest.raises(TenantRequired):
+            accepted()
+
+
+def test_inline_delivery_waits_for_a_suspended_tenant_too(acme, settings):
+    settings.NOTIFY_DISPATCH_MODE = "inline"
+    with tenant_context(acme):
+        factories.Outbox(account=factories.Account())
+    onboarding.suspend(acme, "unpaid", "operator")
+    message = send(to="ada@example.com", subject="Hi", body_text="Hello", tenant=acme)
+    assert message.status == "pending"
+
+
+def test_wording_that_was_rolled_back_is_never_sent(acme):
+    with tenant_context(acme):
+        factories.Outbox(account=factories.Account())
+        template = factories.Template(body_text="one")
+        with suppress(ZeroDivisionError), transaction.atomic():
+            template.body_text = "never published"
+            template.save()
+            send(to="ada@example.com", template_key=template.event_key, context={})
+            1 / 0  # noqa: B018
+        template.refresh_from_db()
+        template.body_text = "two"
+        template.save()
+        message = send(to="ada@example.com", template_key=template.event_key, context={})
+        assert delivery.content_of(message)[1] == "two"

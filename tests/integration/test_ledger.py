@@ -14,7 +14,7 @@ from notifications.dispatch import ledger
 from notifications.dispatch.lanes import DueLane
 from notifications.dispatch.sweep import waiting
 from notifications.exceptions import NotCancellable
-from notifications.models import MessageStatus, OutboxMessage, Suppression
+from notifications.models import AttemptOutcome, MessageStatus, OutboxMessage, Suppression
 from notifications.models import Outbox as OutboxModel
 from notifications.models.fields import new_id
 from tenants.context import tenant_context
@@ -214,7 +214,16 @@ def test_what_stops_a_second_attempt_does_not_tell_of_the_first(acme_sends, why)
     turn()
     assert fresh(message).status == MessageStatus.UNCERTAIN
     assert not acme_sends.received
-    assert not on_ledger(message).exists()
+    # A sender can be switched on again; the others will not change.
+    assert on_ledger(message).exists() is (why == "sender off")
+
+
+def test_a_worker_that_died_leaves_an_attempt(acme_sends):
+    message = accepted()
+    die_while_handing_over(message)
+    turn()
+    assert message.attempts.get().outcome == AttemptOutcome.UNCERTAIN
+    assert "died" in fresh(message).error_log
 
 
 def test_an_email_of_unknown_fate_goes_again_only_as_often_as_any_other(acme_sends, settings):

@@ -7,7 +7,7 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection
 from django.utils import timezone
 
-from notifications.models import EventType, NotificationPreference, OutboxMessage, Recipient, Suppression
+from notifications.models import Account, EventType, NotificationPreference, OutboxMessage, Recipient, Suppression
 from notifications.models.fields import new_id
 from tests import factories
 from tests.factories import accepted, on_ledger, turn
@@ -67,7 +67,7 @@ def test_one_message_has_one_row_of_work(acme_sends):
         lambda: OutboxMessage.objects.filter(external_id="x-1"),
         lambda: OutboxMessage.objects.filter(idempotency_key="k"),
         lambda: OutboxMessage.objects.filter(user_id=7).order_by("-id")[:20],
-        lambda: Recipient.objects.filter(email="ada@example.com"),
+        lambda: Recipient.objects.filter(email__iexact="ada@example.com"),
         lambda: Recipient.objects.filter(phone="+12025550188"),
         lambda: EventType.objects.filter(key="booking.confirmed"),
         lambda: Suppression.objects.filter(channel="email", address="ada@example.com"),
@@ -126,3 +126,24 @@ def test_a_recipient_with_a_wrong_address_is_refused_by_its_field(in_acme, given
     with pytest.raises(ValidationError) as refused:
         Recipient.objects.create(**given)
     assert list(refused.value.message_dict) == list(given)
+
+
+@pytest.mark.parametrize("written", [None, ["domain"]])
+def test_another_domain_has_to_be_verified_anew(in_acme, written):
+    made = factories.Account(domain="acme.test", domain_verified_at=timezone.now())
+    assert made.domain_verified_at
+    account = Account.objects.get()
+    account.domain = "ACME.test"
+    account.save()
+    assert Account.objects.get().domain_verified_at
+    account.domain = "bank.test"
+    account.save(update_fields=written)
+    stored = Account.objects.get()
+    assert (stored.domain, stored.domain_verified_at) == ("bank.test", None)
+
+
+def test_a_domain_that_is_not_written_stays_verified(in_acme):
+    account = factories.Account(domain="acme.test", domain_verified_at=timezone.now())
+    account.domain = "bank.test"
+    account.save(update_fields=["name"])
+    assert Account.objects.get().domain_verified_at

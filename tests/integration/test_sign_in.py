@@ -90,3 +90,33 @@ def test_the_audit_log_notes_an_address_that_cannot_be_made_up(
     )
     with tenant_context(in_acme):
         assert LogEntry.objects.latest("id").remote_addr == noted
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "noted"),
+    [
+        ("203.0.113.7, 198.51.100.7:4711", "198.51.100.7"),
+        ("[2001:db8::1]:443", "2001:db8::1"),
+        ("[2001:db8::1]", "2001:db8::1"),
+        ("2001:DB8::1", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1"),
+        *[
+            (odd, "198.18.0.1")
+            for odd in ("203.0.113.7, unknown", "_hidden", "198.51.100.7:4711:1", "[]:443", "\t,", "1")
+        ],
+    ],
+)
+def test_what_a_proxy_forwards_becomes_an_address_or_the_proxys_own(
+    client: Client, in_acme: Tenant, settings: Any, forwarded: str, noted: str
+) -> None:
+    settings.BEHIND_TLS_PROXY = True
+    client.force_login(User.objects.get(username="owner@acme.example"))
+    answer = client.post(
+        "/admin/notifications/communicationsettings/1/change/",
+        {"default_channel": "email", "default_language": "de", "time_zone": "UTC"},
+        headers={"host": "acme.carillon.test", "x-forwarded-for": forwarded},
+        REMOTE_ADDR="198.18.0.1",
+    )
+    assert answer.status_code == 302
+    with tenant_context(in_acme):
+        assert LogEntry.objects.latest("id").remote_addr == noted

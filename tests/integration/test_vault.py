@@ -9,6 +9,7 @@ from django.db import connection, transaction
 
 from notifications import adapters
 from notifications.channels import Rejected
+from notifications.channels.registry import ADAPTERS
 from notifications.models import Account, MessageStatus
 from notifications.vault import SealBroken
 from tenants.context import public_context, tenant_context
@@ -71,6 +72,75 @@ def test_an_emptied_secret_is_removed(account):
     found.save()
     assert "password" not in again(account).get_setting("smtp")
     assert again(account).sealed == ""
+
+
+def test_a_secret_without_its_entry_is_dropped_and_messages_leave(account):
+    factories.Outbox(account=account)
+    found = again(account)
+    found.provider, found.settings = "console", {}
+    found.save()
+    assert again(account).sealed == ""
+    accepted()
+    assert turn().sent == 1
+
+
+@pytest.mark.parametrize("written", [None, ["settings"]])
+def test_settings_without_their_entry_lose_its_secret_alone(in_acme, written):
+    account = factories.Account(provider="smtp", settings=smtp() | {"other": {"token": "t"}, "api_key": "k"})
+    found = again(account)
+    del found.settings["other"]
+    found.save(update_fields=written)
+    assert again(account).all_settings() == smtp() | {"api_key": "k"}
+
+
+def test_another_provider_is_given_the_secrets_of_its_own_entry_alone(in_acme):
+    account = factories.Account(settings=smtp() | {"other": {"token": "t"}, "api_key": "k"})
+    found = again(account)
+    found.provider = "other"
+    found.save(update_fields=["provider"])
+    assert again(account).all_settings() == {
+        "smtp": {"host": "smtp.example.com", "username": "acme"},
+        "other": {"token": "t"},
+    }
+
+
+def test_a_provider_named_inside_the_settings_is_another_too(in_acme):
+    account = factories.Account(provider="", settings={"email_provider": {"provider": "one", "token": "t"}})
+    found = again(account)
+    found.settings["email_provider"]["provider"] = "two"
+    found.save()
+    assert again(account).adapter_settings() == {"provider": "two"}
+
+
+def test_what_has_nothing_to_do_with_secrets_does_not_touch_them(account):
+    found = again(account)
+    before = found.sealed
+    found.name = "Renamed"
+    found.settings["smtp"]["host"] = "other.example.com"
+    found.save()
+    found.settings["smtp"]["password"] = PASSWORD
+    found.save()
+    assert again(account).sealed == before
+
+
+def test_an_account_whose_key_is_gone_can_still_be_changed(account, settings):
+    settings.FIELD_ENCRYPTION_KEYS = [KEYS[1]]
+    found = again(account)
+    found.is_active, found.settings = False, {}
+    found.save()
+    assert not again(account).is_active
+    found.settings = smtp()
+    with pytest.raises(SealBroken):
+        found.save()
+
+
+def test_what_a_providers_adapter_calls_secret_is_one(in_acme, provider, monkeypatch):
+    monkeypatch.setattr(ADAPTERS["email", "fake"], "secret_settings", frozenset({"hook"}))
+    account = factories.Account(settings={"fake": {"hook": PASSWORD, "odd": 1}})
+    assert PASSWORD not in row(account)
+    assert again(account).adapter_settings() == {"hook": PASSWORD, "odd": 1}
+    with pytest.raises(ValueError, match="secret"):
+        Account.objects.update(settings={"fake": {"hook": PASSWORD}})
 
 
 @pytest.mark.parametrize(

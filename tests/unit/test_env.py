@@ -1,6 +1,7 @@
 """Settings come from the environment: typed, required where they must be, secrets from files too."""
 
 import re
+import traceback
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,18 @@ def test_a_database_address_is_taken_apart(monkeypatch: pytest.MonkeyPatch) -> N
         "PORT": "6543",
         "OPTIONS": {"sslmode": "require"},
     }
+
+
+@pytest.mark.parametrize(
+    "password", ["hun/ter-2", "12/hunter-2", "p@ss/hunter-2", "hunter-2:/", "hunter-2[", "hun#ter-2", "hunter-2\u2100"]
+)
+def test_a_password_that_breaks_the_address_is_not_shown(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
+    monkeypatch.setenv("WANTED", f"postgresql://user:{password}@db:6543/name")
+    with pytest.raises(SettingsError, match="WANTED cannot be read: percent-encode") as raised:
+        env.database("WANTED")
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "hun" not in shown
+    assert "ter-2" not in shown
 
 
 def test_a_list_of_delays_may_be_written_as_json_too(monkeypatch: pytest.MonkeyPatch) -> None:

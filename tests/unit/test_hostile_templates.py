@@ -315,13 +315,16 @@ def test_every_node_round_filter_and_operand_counts(source, operations):
         ("{{ list|join:'" + "b" * 200 + "' }}", 20_000),
         ("{% if list == list %}{% endif %}", 3_000),
         ("{% if list in list %}{% endif %}", 3_000),
+        ("{% if dict.items == dict.items %}{% endif %}", 3_000),
+        ("{% if dict.items in list %}{% endif %}", 3_000),
+        ("{% for pair in dict.items %}{% if pair == pair %}{% endif %}{% endfor %}", 3_000),
         ("{{ list|slice:':1'|length }}", 100),
         ("{{ 1.5 }}{{ 1.5|floatformat:2 }}", 500),
     ],
 )
 def test_slow_work_is_charged_for(source, least):
     budget = Budget()
-    context = {"text": "x" * 1_000, "list": ["y"] * 100, "date": "2024-05-01"}
+    context = {"text": "x" * 1_000, "list": ["y"] * 100, "dict": {"z" * 200: ["y"] * 100}, "date": "2024-05-01"}
     compile_template(source, autoescape=True).render(context, budget)
     assert least <= budget.work <= 20 * least
 

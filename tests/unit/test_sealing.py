@@ -71,8 +71,14 @@ def test_an_error_does_not_quote_the_secret():
         *[(name, True) for name in (
             "password", "PASSWORD", "smtp_password", "passwd", "secret", "client_secret", "token", "auth_token",
             "api_key", "private_key", "signing_key", "access_key", "secret_access_key", "aws_secret_access_key",
+            "apikey", "apiKey", "APIKey", "X-Api-Key", "authToken", "authtoken", "clientSecret", "pass", "smtpPass",
+            "pwd", "passphrase", "service_account", "serviceAccount", "service_account_json", "credentials",
+            "Authorization", "server key",
         )],
-        *[(name, False) for name in ("host", "username", "key_id", "passwords_changed", "tokens", "domain", "")],
+        *[(name, False) for name in (
+            "host", "username", "key_id", "passwords_changed", "tokens", "domain", "", "bypass", "accessKeyId", "key",
+            "account_sid", "spin", "connections", "monkey", "use_tls", "region", "compass", "secret_name",
+        )],
     ],
 )  # fmt: skip
 def test_which_settings_are_secrets(name, secret):
@@ -92,6 +98,40 @@ def test_secrets_inside_lists_are_found_too():
     public, secret = vault.split(value)
     assert public == {"ports": [{"smtp": 25}]}
     assert vault.join(public, secret) == value
+
+
+def test_a_name_may_be_secret_for_a_provider_alone():
+    value = {"smtp": {"host": "h", "webhook": "w"}, "servers": [{"webhook": "w"}]}
+    assert vault.split(value) == (value, {})
+    assert vault.split(value, {"webhook"}) == (
+        {"smtp": {"host": "h"}},
+        {"smtp": {"webhook": "w"}, "servers": [{"webhook": "w"}]},
+    )
+
+
+def test_a_secret_dict_is_replaced_as_a_whole():
+    assert vault.join({"service_account": {"id": 1, "old": 2}}, {"service_account": {"id": 3}}) == {
+        "service_account": {"id": 3}
+    }
+
+
+@pytest.mark.parametrize(
+    ("secret", "public", "placed"),
+    [
+        ({"smtp": {"password": "p"}}, {"smtp": {}}, {"smtp": {"password": "p"}}),
+        ({"smtp": {"password": "p"}}, {}, {}),
+        ({"smtp": {"password": "p"}}, {"smtp": "none"}, {}),
+        (
+            {"smtp": {"password": "p"}, "fcm": {"key": {"token": "t"}}},
+            {"fcm": {"key": {}}},
+            {"fcm": {"key": {"token": "t"}}},
+        ),
+        ({"api_key": "k", "servers": [{"token": "t"}]}, {}, {"api_key": "k", "servers": [{"token": "t"}]}),
+        ({"service_account": {"id": 1}, "odd": {"id": 1}}, {}, {"service_account": {"id": 1}}),
+    ],
+)
+def test_a_secret_stays_while_its_place_does(secret, public, placed):
+    assert vault.still_placed(secret, public) == placed
 
 
 def test_an_emptied_secret_is_a_removed_one():

@@ -1,5 +1,6 @@
 """`send_notifications`: deliver what is due, once, and end. For cron, and for a service without Redis."""
 
+import logging
 from argparse import ArgumentParser
 from typing import Any
 
@@ -11,6 +12,8 @@ from notifications.delivery import Tally
 from notifications.dispatch.sweep import waiting
 from notifications.models import Priority
 from tenants.context import tenant_context
+
+logger = logging.getLogger(__name__)
 
 PASS_SECONDS = 600.0
 
@@ -35,26 +38,34 @@ class Command(BaseCommand):
         """Run the pass and print one line about it.
 
         Raises:
-            CommandError: the limit is not positive.
+            CommandError: the limit is not positive, or a tenant's turn broke (the others' were taken).
         """
         if options["limit"] < 1:
             raise CommandError("--limit must be at least 1")
         left: dict[str, int] = {}
-        total = Tally()
+        total, broken = Tally(), list[str]()
         try:
             for schema_name, queue in self._turns(options["schema"]):
                 allowed = left.setdefault(schema_name, options["limit"])
                 if allowed <= 0:
                     continue
-                with tenant_context(schema_name):
-                    tally = delivery.take_turn(
-                        queue, worker=options["worker_id"], limit=allowed, manual=True, seconds=PASS_SECONDS
-                    )
+                try:
+                    with tenant_context(schema_name):
+                        tally = delivery.take_turn(
+                            queue, worker=options["worker_id"], limit=allowed, manual=True, seconds=PASS_SECONDS
+                        )
+                except Exception:
+                    # One tenant's fault must not keep the others' messages.
+                    logger.exception("turn broke", extra={"schema": schema_name, "queue": queue})
+                    broken.append(schema_name)
+                    continue
                 left[schema_name] -= tally.total
                 total += tally
         finally:
             adapters.close_all()
         self.stdout.write(f"{total} in {len(left)} tenants")
+        if broken:
+            raise CommandError(f"the log says what broke in {', '.join(sorted(set(broken)))}")
 
     def _turns(self, schema_name: str | None) -> list[tuple[str, str]]:
         order = list(Priority.values)
