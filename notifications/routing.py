@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from email.utils import parseaddr
 from uuid import UUID
 
 from django.conf import settings
@@ -133,21 +134,22 @@ def platform_outbox(channel: str) -> Outbox | None:
 def ensure_platform_outboxes() -> None:
     """Make the platform's shared e-mail and SMS outboxes from the settings, where public has none yet."""
     wanted: dict[NotificationChannel, tuple[str, str]] = {
-        NotificationChannel.EMAIL: (settings.NOTIFY_EMAIL_PROVIDER, default_email_address()),
+        NotificationChannel.EMAIL: (settings.NOTIFY_EMAIL_PROVIDER, default_email_sender()),
         NotificationChannel.SMS: (
             settings.NOTIFY_SMS_PROVIDER,
             str(settings.NOTIFICATION_SETTINGS["DEFAULT_SMS_FROM"]),
         ),
     }
     with public_context():
-        for channel, (provider, address) in wanted.items():
+        for channel, (provider, sender) in wanted.items():
+            name, address = parseaddr(sender) if channel == NotificationChannel.EMAIL else ("", sender)
             if provider and address and not Account.objects.filter(kind=channel).exists():
                 account = Account.objects.create(kind=channel, provider=provider, name=f"Platform {channel.label}")
-                Outbox.objects.create(account=account, address=address)
+                Outbox.objects.create(account=account, address=address, name=name)
 
 
-def default_email_address() -> str:
-    """The sender's address of last resort."""
+def default_email_sender() -> str:
+    """The sender of last resort, alone or as `Name <address>`."""
     return str(
         settings.NOTIFY_EMAIL_FROM_DEFAULT
         or settings.NOTIFICATION_SETTINGS["DEFAULT_FROM_EMAIL"]

