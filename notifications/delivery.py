@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -22,9 +22,10 @@ from django.utils import timezone
 
 from notifications import adapters, lifecycle, retry, routing, wording
 from notifications.channels import Accepted, Adapter, Failure, Outgoing, Rejected, Unavailable, Uncertain
-from notifications.dispatch import bells, lanes, ledger
+from notifications.dispatch import bells, lanes, ledger, limiter
 from notifications.dispatch.lanes import DueLane
 from notifications.dispatch.ledger import Claim
+from notifications.dispatch.limiter import Grant, Limit
 from notifications.exceptions import CommunicationError
 from notifications.lifecycle import Ending
 from notifications.models import (
@@ -47,6 +48,8 @@ logger = logging.getLogger(__name__)
 TURN_SECONDS = 0.5
 BATCH = 100
 DEATHS_ALONE = 3
+PERMIT_SECONDS = 300.0
+"""Longer than any hand-over takes: for so long a dead worker's permits count as in use."""
 DIED = "the worker died while handing over"
 RESEND_AFTER = timedelta(minutes=10)
 """How long an e-mail of unknown fate waits before it goes again under the same Message-ID."""
@@ -127,6 +130,8 @@ def take_turn(
                 # A full batch: others may join in.
                 bells.ring(schema_name, queue)
             tally.count(deliver(claim, lane, deadline))
+            if claim.held:
+                break
             if claim.released:
                 bells.ring(schema_name, queue)
                 return tally
@@ -216,12 +221,22 @@ def _deliver_together(claim: Claim, lane: DueLane, items: Sequence[UUID], deadli
         return endings + _stop(claim, [_failed(message, str(error), error.error_class) for message in ready])
     except Unavailable as error:
         return endings + _wait_for_mending(claim, ready, str(error))
+    limit = routing.limit_of(outbox, lane.outbox_scope)
     size = max(adapter.connections, 1)
-    for start in range(0, len(ready), size):
-        if start and time.monotonic() > deadline:
-            ledger.release(claim, [message.pk for message in ready[start:]])
+    begun = 0
+    while begun < len(ready):
+        if begun and time.monotonic() > deadline:
+            ledger.release(claim, [message.pk for message in ready[begun:]])
             break
-        endings += _hand_over_chunk(claim, lane, adapter, ready[start : start + size])
+        chunk = ready[begun : begun + size]
+        ended, granted = _hand_over_chunk(claim, lane, adapter, chunk, limit)
+        endings += ended
+        begun += len(chunk) if granted is None else granted.permits
+        if granted is not None and granted.retry_at is not None:
+            ledger.release(claim, [message.pk for message in ready[begun:]])
+            lanes.hold(lane.id, granted.retry_at)
+            claim.held = True
+            break
     return endings
 
 
@@ -376,6 +391,7 @@ class _HandOver:
     finished_at: datetime
     accepted: Accepted | None = None
     failure: Failure | None = None
+    ended: float = field(default_factory=time.monotonic)
 
 
 def _hand_over(adapter: Adapter, message: OutboxMessage) -> _HandOver:
@@ -398,10 +414,19 @@ def _hand_over(adapter: Adapter, message: OutboxMessage) -> _HandOver:
     return _HandOver(message, started_at, timezone.now(), accepted, failure)
 
 
-def _hand_over_chunk(claim: Claim, lane: DueLane, adapter: Adapter, chunk: Sequence[OutboxMessage]) -> list[Ending]:
-    """Mark, hand over side by side, record. What the marks do not return has lost its lease, or is settled."""
+def _hand_over_chunk(
+    claim: Claim, lane: DueLane, adapter: Adapter, chunk: Sequence[OutboxMessage], limit: Limit | None
+) -> tuple[list[Ending], Grant | None]:
+    """Take permits, mark, hand over side by side, record: the endings, and the grant where the sender has a limit.
+
+    What the marks do not return has lost its lease, or is settled. Messages that got no permit are left as they were.
+    """
     ledger.hold(claim)
+    granted: Grant | None = None
     with transaction.atomic():
+        if limit is not None:
+            granted = limiter.take(limit, wanted=len(chunk), lease=PERMIT_SECONDS)
+            chunk = chunk[: granted.permits]
         ours = ledger.mark_handed_over(claim, [message.pk for message in chunk])
         moved = lifecycle.mark_sending([message for message in chunk if message.pk in ours])
         ledger.finish(claim, list(ours - moved))
@@ -413,11 +438,13 @@ def _hand_over_chunk(claim: Claim, lane: DueLane, adapter: Adapter, chunk: Seque
         done += [future.result() for future in finished]
         if pending:
             ledger.renew(claim)
-    return _record(claim, lane, adapter.provider, done)
+    return _record(claim, lane, adapter.provider, done, granted), granted
 
 
-def _record(claim: Claim, lane: DueLane, provider: str, done: Sequence[_HandOver]) -> list[Ending]:
-    """Write down how hand-overs ended: messages, attempts and ledger in one transaction."""
+def _record(
+    claim: Claim, lane: DueLane, provider: str, done: Sequence[_HandOver], granted: Grant | None
+) -> list[Ending]:
+    """Write down how hand-overs ended: messages, attempts, ledger and permits in one transaction."""
     endings: list[Ending] = []
     again: dict[UUID, datetime] = {}
     uncertain: list[OutboxMessage] = []
@@ -435,6 +462,9 @@ def _record(claim: Claim, lane: DueLane, provider: str, done: Sequence[_HandOver
         _plan_uncertain(claim, uncertain, timezone.now())
         settled = [e.message_id for e in endings if e.message_id not in again and e.status != MessageStatus.UNCERTAIN]
         ledger.finish(claim, settled)
+        if granted is not None and granted.permits:
+            now = time.monotonic()
+            limiter.give_back(granted, ended_ago=[now - over.ended for over in done])
     return endings
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from django.conf import settings
 
 from notifications.channels.addresses import InvalidAddress, clean_sender
+from notifications.dispatch.limiter import PLATFORM, Limit
 from notifications.exceptions import CommunicationError, InvalidSenderError
 from notifications.models import (
     Account,
@@ -21,6 +22,7 @@ from notifications.models import (
 )
 from tenants.connection import connection
 from tenants.context import public_context
+from tenants.models import Tenant
 
 CHANNEL_OF_TYPE = {
     MessageType.TRANSACTIONAL: NotificationChannel.EMAIL,
@@ -91,14 +93,15 @@ def choose_sender(channel: str, from_address: str | None, defaults: Communicatio
         return _named_sender(channel, from_address, own)
     if own:
         preferred = next((outbox for outbox in own if outbox.address == defaults.email_from_address), own[0])
-        return Sender(_scope(), preferred, preferred.address, preferred.name)
+        return Sender(current_scope(), preferred, preferred.address, preferred.name)
     shared = platform_outbox(channel)
     if shared is None:
         raise CommunicationError(f"no active outbox can send {channel}: add an account and an outbox for it")
     return Sender(Scope.PLATFORM, shared, shared.address, defaults.email_from_name or shared.name)
 
 
-def _scope() -> str:
+def current_scope() -> str:
+    """Where the rows of the current schema live, as messages refer to them."""
     return Scope.PLATFORM if connection.schema_name == "public" else Scope.TENANT
 
 
@@ -110,12 +113,12 @@ def _named_sender(channel: str, from_address: str, own: list[Outbox]) -> Sender:
         raise InvalidSenderError(f"from_address={from_address!r}: {error}") from error
     for outbox in own:
         if outbox.address.lower() == wanted:
-            return Sender(_scope(), outbox, outbox.address, outbox.name)
+            return Sender(current_scope(), outbox, outbox.address, outbox.name)
     domain = wanted.rpartition("@")[2]
     for outbox in own:
         account = outbox.account
         if domain and account.domain.lower() == domain and account.domain_verified_at:
-            return Sender(_scope(), outbox, wanted, outbox.name)
+            return Sender(current_scope(), outbox, wanted, outbox.name)
     raise InvalidSenderError(
         f"from_address={from_address!r} may not send: add an active outbox with this address, or verify its domain"
     )
@@ -166,6 +169,17 @@ def outbox_at(scope: str, outbox_uuid: UUID) -> Outbox | None:
     """An outbox with its account, from the tenant or from public; None when it is gone."""
     with in_scope(scope):
         return Outbox.objects.select_related("account").filter(pk=outbox_uuid).first()
+
+
+def limit_of(outbox: Outbox, scope: str) -> Limit | None:
+    """The most that an outbox may hand over in a window; None when it has no limit of its own."""
+    if outbox.rate_limit is None:
+        return None
+    seconds = float(settings.NOTIFICATION_SETTINGS["RATE_LIMIT_WINDOW"])
+    owner = PLATFORM
+    if scope != Scope.PLATFORM:
+        owner = int(Tenant.objects.values_list("pk", flat=True).get(schema_name=connection.schema_name))
+    return Limit(owner=owner, outbox=outbox.pk, most=outbox.rate_limit, seconds=seconds)
 
 
 def outbox_of(message: OutboxMessage) -> Outbox | None:

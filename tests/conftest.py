@@ -100,7 +100,7 @@ def valkey() -> Iterator[Redis]:
     redis = queues.redis()
     for name in settings.QUEUES:
         queues.queue_named(name).empty()
-    for key in redis.scan_iter("bell:*"):
+    for key in redis.scan_iter("bell*"):
         redis.delete(key)
     bells._doorbell.quiet_until = 0
     yield redis

@@ -61,7 +61,8 @@ def _hang(schema_name: str, queue: str) -> None:
     redis, target = queues.redis(), queues.queue_named(queue)
     job_id = f"{schema_name}-{uuid4().hex}"
     try:
-        if unanswered := redis.set(_job_key(schema_name, queue), job_id, ex=JOB_SECONDS, get=True):
+        unanswered = redis.set(_job_key(schema_name, queue), job_id, ex=JOB_SECONDS, get=True)
+        if isinstance(unanswered, bytes):
             target.remove(unanswered.decode())
         target.enqueue_call(
             DRAIN,

@@ -1,6 +1,7 @@
 """Lanes: which of a tenant's work may be done now, and in which order."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -64,3 +65,12 @@ def served(lane_id: int) -> None:
     """Move the lane to the end of its tenant's round."""
     with connection.cursor() as cursor:
         cursor.execute(f"UPDATE {TABLE} SET last_served_at = clock_timestamp() WHERE id = %s", [lane_id])
+
+
+def hold(lane_id: int, until: datetime) -> None:
+    """Leave the lane alone until then: its sender may not send before."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE {TABLE} SET not_before = %s WHERE id = %s AND (not_before IS NULL OR not_before < %s)",
+            [until, lane_id, until],
+        )

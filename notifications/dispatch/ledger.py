@@ -40,6 +40,7 @@ class Claim:
     rows: Sequence[Claimed] = ()
     renewed_at: float = field(default_factory=time.monotonic)
     released: bool = False  # some rows were given back undone
+    held: bool = False  # … because the sender's limit is reached
 
 
 def _lease() -> str:

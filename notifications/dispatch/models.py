@@ -47,6 +47,18 @@ class Lane(models.Model):
         return f"lane {self.pk}"
 
 
+class OutboxWindow(models.Model):
+    """How much of an outbox's limit is used; see `limiter` for what `ends` holds."""
+
+    pk = models.CompositePrimaryKey("owner", "outbox")
+    owner = models.IntegerField(help_text="The tenant's key; 0 is the platform.")
+    outbox = models.UUIDField()
+    ends = models.JSONField(default=dict)
+
+    def __str__(self) -> str:
+        return f"window of {self.outbox}"
+
+
 class LedgerRow(models.Model):
     """One item of work. It is deleted when the work is done, or when only a person can take it further."""
 

@@ -211,6 +211,14 @@ class Outbox(TenantModel):
         self.clean()
         super().save(*args, **kwargs)
 
+    def check_rate_limit(self) -> bool:
+        """Whether the outbox may send now; only looks. Whoever sends takes a permit, which may be another's by then."""
+        from notifications import routing
+        from notifications.dispatch import limiter
+
+        limit = routing.limit_of(self, routing.current_scope())
+        return limit is None or limiter.free_now(limit) > 0
+
 
 class CommunicationSettings(TenantModel):
     """A tenant's defaults: one row a schema, which always exists."""

@@ -1,0 +1,116 @@
+"""A sender's limit holds over all workers, costs no attempt, and is seen before it is met."""
+
+from datetime import timedelta
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+
+from notifications import delivery, routing
+from notifications.dispatch import limiter
+from notifications.dispatch.models import Lane, OutboxWindow
+from notifications.models import Outbox, OutboxMessage, Scope
+from tenants.context import public_context, tenant_context
+from tests import factories
+from tests.factories import accepted, fresh, on_ledger, race, turn
+
+
+def limit_to(most: int) -> Outbox:
+    Outbox.objects.update(rate_limit=most)
+    return Outbox.objects.get(account__kind="email")
+
+
+def sent() -> int:
+    return OutboxMessage.objects.filter(status="sent").count()
+
+
+def window_passes() -> None:
+    OutboxWindow.objects.update(ends={})
+    Lane.objects.update(not_before=None)
+
+
+def test_no_more_than_the_limit_goes_out_in_a_window(acme_sends):
+    limit_to(3)
+    for _ in range(5):
+        accepted()
+    turn()
+    turn()
+    assert len(acme_sends.received) == 3
+
+
+def test_what_is_over_the_limit_waits_without_an_attempt_and_goes_later(acme_sends):
+    limit_to(2)
+    messages = [accepted() for _ in range(3)]
+    turn()
+    late = fresh(messages[2])
+    assert (late.status, late.attempt_count, on_ledger(late).exists()) == ("pending", 0, True)
+    window_passes()
+    turn()
+    assert fresh(late).status == "sent"
+
+
+def test_the_lane_waits_until_a_permit_frees(acme_sends, settings):
+    settings.NOTIFICATION_SETTINGS = {**settings.NOTIFICATION_SETTINGS, "RATE_LIMIT_WINDOW": 3600}
+    limit_to(1)
+    for _ in range(2):
+        accepted()
+    turn()
+    wait = Lane.objects.exclude(not_before=None).get().not_before - timezone.now()
+    assert timedelta(minutes=59) < wait <= timedelta(seconds=3600 + 2 * 36)
+
+
+def test_check_rate_limit_only_looks(acme_sends):
+    outbox = limit_to(1)
+    assert [outbox.check_rate_limit() for _ in range(3)] == [True] * 3
+    accepted()
+    turn()
+    assert not outbox.check_rate_limit()
+
+
+def test_an_outbox_without_a_limit_may_always_send(acme_sends):
+    assert Outbox.objects.get(account__kind="email").check_rate_limit()
+
+
+def test_messages_that_do_not_go_use_no_permit(acme_sends):
+    limit_to(1)
+    accepted(headers={})
+    OutboxMessage.objects.update(expires_at=timezone.now())
+    accepted()
+    turn()
+    assert sent() == 1
+
+
+def test_one_senders_limit_does_not_hold_another(acme_sends):
+    limit_to(1)
+    for _ in range(2):
+        accepted()
+    factories.Outbox(address="other@acme.test", account=factories.Account())
+    free = accepted(from_address="other@acme.test")
+    turn()
+    assert fresh(free).status == "sent"
+
+
+def test_tenants_share_the_limit_of_the_platforms_sender(acme, globex):
+    with public_context():
+        shared = Outbox.objects.filter(account__kind="email").first()
+        Outbox.objects.filter(pk=shared.pk).update(rate_limit=3)
+    for tenant in (acme, globex):
+        with tenant_context(tenant):
+            for _ in range(2):
+                accepted()
+            turn()
+    with tenant_context(globex):
+        assert sent() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_racing_workers_never_take_more_than_there_is(acme):
+    with tenant_context(acme):
+        outbox = factories.Outbox(account=factories.Account(), rate_limit=20)
+        limit = routing.limit_of(outbox, Scope.TENANT)
+
+    def take(_: int) -> int:
+        with transaction.atomic():
+            return limiter.take(limit, wanted=5, lease=delivery.PERMIT_SECONDS).permits
+
+    assert sum(race(8, take)) == 20
