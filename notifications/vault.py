@@ -104,8 +104,10 @@ def join(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     for name, item in other.items():
         mine = joined.get(name)
         # A secret may be a dict itself, such as a service account's key: it is replaced as a whole.
-        both = isinstance(mine, dict) and isinstance(item, dict) and not is_secret(name)
-        joined[name] = join(mine, item) if both else item
+        if isinstance(mine, dict) and isinstance(item, dict) and not is_secret(name):
+            joined[name] = join(mine, item)
+        else:
+            joined[name] = item
     return joined
 
 

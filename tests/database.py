@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from django.contrib.contenttypes.models import ContentType
 from django.db import connection
+from django.db.backends.utils import CursorWrapper
 from django.test.utils import CaptureQueriesContext
 
 from tenants.cloning import clone_schema
@@ -16,12 +17,20 @@ _TABLES = """
 SELECT nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE relkind = 'r' AND nspname = ANY(%s) ORDER BY 1, 2
 """
-
+_WITH_TRIGGERS = """
+SELECT DISTINCT nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+JOIN pg_trigger ON tgrelid = c.oid AND NOT tgisinternal WHERE nspname = ANY(%s)
+"""
 
 _FORWARD = """
 SELECT setval(c.oid, 100000) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE relkind = 'S' AND nspname = %s
 """
+
+
+def _tables(cursor: CursorWrapper, query: str, schemas: list[str]) -> list[str]:
+    cursor.execute(query, [schemas])
+    return [f'"{schema}"."{table}"' for schema, table in cursor.fetchall()]
 
 
 class Snapshot:
@@ -36,8 +45,7 @@ class Snapshot:
         self._schemas = [PUBLIC_SCHEMA, *Tenant.objects.exclude(schema_name=PUBLIC_SCHEMA).values_list(
             "schema_name", flat=True)]  # fmt: skip
         with connection.cursor() as cursor:
-            cursor.execute(_TABLES, [self._schemas])
-            tables = [f'"{schema}"."{table}"' for schema, table in cursor.fetchall()]
+            tables = _tables(cursor, _TABLES, self._schemas)
             cursor.execute(";".join([f"SELECT EXISTS (SELECT FROM {table})" for table in tables]))
             filled = [cursor.fetchone()[0]]
             while cursor.nextset():
@@ -52,7 +60,11 @@ class Snapshot:
                 cursor.execute(f"CREATE TABLE {copy} AS SELECT * FROM {table}")
 
     def restore(self) -> None:
-        """Go back, in one transaction; triggers and foreign keys sleep meanwhile."""
+        """Go back, in one transaction.
+
+        Our own triggers, such as the audit log's that refuses every change, sleep meanwhile, and foreign keys are
+        looked at when all rows are back. A role that owns the tables may do both; no superuser is needed.
+        """
         connection.set_schema_to_public()
         with connection.cursor() as cursor:
             cursor.execute(
@@ -65,18 +77,29 @@ class Snapshot:
                 clone_schema(TEMPLATE_SCHEMA, schema)
                 # Its counters are the template's, below those of the rows that come back.
                 cursor.execute(_FORWARD, [schema])
-            cursor.execute(_TABLES, [self._schemas])
-            tables = [f'"{schema}"."{table}"' for schema, table in cursor.fetchall()]
-            statements = [self._statement(table) for table in tables]
-            cursor.execute(";".join(["BEGIN", "SET LOCAL session_replication_role = replica", *statements, "COMMIT"]))
+            tables = _tables(cursor, _TABLES, self._schemas)
+            guarded = _tables(cursor, _WITH_TRIGGERS, self._schemas)
+            statements = [
+                "BEGIN",
+                "SET CONSTRAINTS ALL DEFERRED",
+                *(self._statement(table, guarded=table in guarded) for table in tables),
+                # A table cannot be altered while keys to it are still to be looked at.
+                "SET CONSTRAINTS ALL IMMEDIATE",
+                *(f"ALTER TABLE {table} ENABLE TRIGGER USER" for table in guarded),
+                "COMMIT",
+            ]
+            cursor.execute(";".join(statements))
         ContentType.objects.clear_cache()
 
-    def _statement(self, table: str) -> str:
-        if table not in self._copies:
-            return f"DELETE FROM {table}"
-        copy = self._copies[table]
-        changed = f"EXISTS (TABLE {table} EXCEPT TABLE {copy}) OR EXISTS (TABLE {copy} EXCEPT TABLE {table})"
-        again = f"DELETE FROM {table}; INSERT INTO {table} SELECT * FROM {copy};"
+    def _statement(self, table: str, *, guarded: bool) -> str:
+        again = f"DELETE FROM {table};"
+        if copy := self._copies.get(table):
+            changed = f"EXISTS (TABLE {table} EXCEPT TABLE {copy}) OR EXISTS (TABLE {copy} EXCEPT TABLE {table})"
+            again += f"INSERT INTO {table} SELECT * FROM {copy};"
+        else:
+            changed = f"EXISTS (TABLE {table})"
+        if guarded:
+            again = f"ALTER TABLE {table} DISABLE TRIGGER USER; {again}"
         return f"DO $$ BEGIN IF {changed} THEN {again} END IF; END $$"
 
     def drop(self) -> None:
