@@ -185,8 +185,8 @@ def test_a_sealed_secret_opens_for_no_other_tenant(acme, globex, provider):
         factories.Outbox(account=stolen, address="hello@globex.test")
         message = accepted()
         turn()
-        assert fresh(message).status == MessageStatus.FAILED
-        assert fresh(message).error_class == "auth"
+        assert fresh(message).status == MessageStatus.SCHEDULED
+        assert "sealed for another place" in fresh(message).deferral_reason
 
 
 def test_the_platforms_secrets_open_from_inside_a_tenant(acme, mail):
@@ -212,14 +212,14 @@ def test_a_secret_outlives_a_change_of_keys(account, settings):
     assert again(account).get_setting("smtp")["password"] == "another-horse-8"
 
 
-def test_without_its_key_a_message_fails_with_the_reason_and_the_secret_stays(account, provider, settings):
+def test_without_its_key_a_message_waits_with_the_reason_and_the_secret_stays(account, provider, settings):
     factories.Outbox(account=account)
     settings.FIELD_ENCRYPTION_KEYS = [KEYS[1]]
     before = row(account)
     message = accepted()
     turn()
-    assert fresh(message).status == MessageStatus.FAILED
-    assert "FIELD_ENCRYPTION_KEYS" in fresh(message).error_message
+    assert fresh(message).status == MessageStatus.SCHEDULED
+    assert "FIELD_ENCRYPTION_KEYS" in fresh(message).deferral_reason
     assert row(account) == before
 
 
