@@ -73,18 +73,29 @@ class Account(TenantModel):
         return self.name or f"{self.get_kind_display()} {self.domain or self.provider}".strip()
 
     def __repr__(self) -> str:
-        return f"<Account {self.pk} {self.kind} {self.provider_name}>"
+        return f"<Account {self.pk} {self.kind} {self.provider}>"
 
     @property
     def provider_name(self) -> str:
-        """The adapter's name: given, or the one that `settings` has an entry for."""
+        """The adapter's name: given, else what `settings` has an entry for, else the tenant's or platform's default."""
         if self.provider:
             return self.provider
         if isinstance(named := self.settings.get(f"{self.kind}_provider"), dict):
             return str(named.get("provider", ""))
         if "smtp" in self.settings:
             return "smtp"
-        return "django" if self.kind == self.EMAIL else "console"
+        return self._default_provider()
+
+    def _default_provider(self) -> str:
+        defaults = {
+            self.EMAIL: ("email_provider", django_settings.NOTIFY_EMAIL_PROVIDER),
+            self.SMS: ("sms_provider", django_settings.NOTIFY_SMS_PROVIDER),
+        }
+        field, fallback = defaults.get(NotificationChannel(self.kind), ("", ""))
+        # The platform's account, seen from inside a tenant, does not follow the tenant's choice.
+        if field and getattr(self._state, "schema", connection.schema_name) == connection.schema_name:
+            return CommunicationSettings.objects.values_list(field, flat=True).first() or fallback
+        return fallback
 
     def get_setting(self, key: str, default: Any = None) -> Any:
         """One entry of the settings, secrets included."""

@@ -155,3 +155,19 @@ def test_without_a_provider_nobody_shares_a_sender(db, settings):
     settings.NOTIFY_SMS_PROVIDER = ""
     routing.ensure_platform_outboxes()
     assert not Account.objects.filter(kind="sms").exists()
+
+
+def test_an_account_that_names_no_provider_takes_the_tenants_default(in_acme):
+    account = factories.Account(provider="", settings={})
+    assert account.provider_name == "django"
+    CommunicationSettings.objects.update(email_provider="console")
+    assert account.provider_name == "console"
+
+
+def test_the_platforms_account_does_not_follow_a_tenants_choice(acme):
+    with public_context():
+        account = factories.Account(provider="", settings={})
+        account = Account.objects.get(pk=account.pk)
+    with tenant_context(acme):
+        CommunicationSettings.objects.update(email_provider="console")
+        assert account.provider_name == "django"
