@@ -129,9 +129,9 @@ class SMTPServer:
                 self._open.remove(connection)
             connection.close()
 
-    def _answer(self, step: str) -> str:
+    def _answer(self, step: str, otherwise: str = "") -> str:
         script = self._script[step]
-        return script.popleft() if script else self._always.get(step, DEFAULTS.get(step, "500 what?"))
+        return script.popleft() if script else self._always.get(step, otherwise or DEFAULTS.get(step, "500 what?"))
 
 
 class _HangUp(Exception):
@@ -163,17 +163,24 @@ class _Conversation:
             if self.say("starttls").startswith("220"):
                 self.begin_tls()
         elif verb == "data":
-            if self.say("data").startswith("354"):
+            if self.say("data", "" if self.recipient else "554 5.5.1 no valid recipients").startswith("354"):
                 self.take()
         elif verb == "quit":
             self.say("quit")
             raise _HangUp
+        elif verb in {"mail", "rcpt", "rset"}:
+            self.address(line, verb)
         else:
-            said = self.say(verb)
-            if verb == "mail" and said.startswith("250"):
-                self.sender = line.partition("<")[2].partition(">")[0]
-            if verb == "rcpt" and said.startswith("250"):
-                self.recipient = line.partition("<")[2].partition(">")[0]
+            self.say(verb)
+
+    def address(self, line: str, verb: str) -> None:
+        refusal = "503 5.5.1 MAIL first" if verb == "rcpt" and not self.sender else ""
+        taken = self.say(verb, refusal).startswith("250")
+        address = line.partition("<")[2].partition(">")[0] if taken else ""
+        if verb == "rcpt":
+            self.recipient = address or self.recipient
+        else:
+            self.sender, self.recipient = address, ""
 
     def greet(self) -> None:
         features = list(self.server.features)
@@ -184,15 +191,18 @@ class _Conversation:
         self.play(self.server._script["ehlo"].popleft() if self.server._script["ehlo"] else reply)
 
     def take(self) -> None:
-        raw = self.read_until(END_OF_DATA)
+        # The line with the dot may come first: the end of DATA's own line counts for it.
+        self.unread[:0] = b"\r\n"
+        raw = self.read_until(END_OF_DATA)[2:]
         answer = self.server._answer("payload")
         if answer.startswith("2"):
             # Noted before it is said: whoever hears the answer may look at once.
             self.server.taken.append(Taken(self.sender, self.recipient, bytes(raw) + b"\r\n"))
+        self.sender = self.recipient = ""
         self.play(answer)
 
-    def say(self, step: str) -> str:
-        return self.play(self.server._answer(step))
+    def say(self, step: str, otherwise: str = "") -> str:
+        return self.play(self.server._answer(step, otherwise))
 
     def play(self, answer: str) -> str:
         if answer == DROP:

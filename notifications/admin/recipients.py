@@ -1,15 +1,31 @@
 """Whom is written to, what they want, and to whom nothing goes."""
 
 from typing import Any
+from uuid import uuid4
 
 from django import forms
+from django.contrib import messages
 from django.contrib.admin import display
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
-from notifications.admin.sites import BaseAdmin, BoundedPaginator, link, moment, platform_site, tenant_site
+from notifications.admin import broadcast
+from notifications.admin.broadcast import BroadcastForm, Letter, Result
+from notifications.admin.sites import (
+    BaseAdmin,
+    BoundedPaginator,
+    action,
+    link,
+    moment,
+    platform_site,
+    redirect,
+    tenant_site,
+)
 from notifications.channels.addresses import InvalidAddress, clean_address
 from notifications.models import (
     CommunicationSettings,
@@ -60,10 +76,76 @@ class RecipientAdmin(BaseAdmin):
     search_fields = ("=email", "=phone", "=external_id", "name__istartswith")
     search_help_text = "An address or external id, or how the name begins."
     sortable_by = ()
+    actions = ("write_to_them",)
     fieldsets = (
         (None, {"fields": (("name", "external_id"), ("email", "phone"), ("language", "time_zone"))}),
         ("Attributes", {"fields": ("attributes",)}),
     )
+
+    def get_urls(self) -> list[URLPattern]:
+        """With the page on which a broadcast is written."""
+        view = self.admin_site.admin_view(self.write_view)
+        urls: list[URLPattern] = super().get_urls()
+        return [path("write/", view, name="notifications_recipient_write"), *urls]
+
+    def has_broadcast_permission(self, request: HttpRequest) -> bool:
+        """Whether the user may write to many recipients at once."""
+        return bool(request.user.has_perm("notifications.broadcast_recipient"))
+
+    @action(description="Write to them", permissions=["broadcast"])
+    def write_to_them(self, request: HttpRequest, queryset: QuerySet[Recipient]) -> HttpResponse | None:
+        """Show the page on which a message to the selected recipients is written."""
+        selected = list(queryset.values_list("pk", flat=True)[: broadcast.AT_ONCE + 1])
+        if len(selected) > broadcast.AT_ONCE:
+            messages.error(request, broadcast.too_many())
+            return None
+        if not selected:
+            messages.error(request, "The selected recipients are not there any more.")
+            return None
+        channels = broadcast.open_channels()
+        if not channels:
+            messages.error(request, "No active outbox can send: add an account and an outbox for it.")
+            return None
+        default = CommunicationSettings.objects.values_list("default_channel", flat=True).get()
+        channel = default if default in channels else channels[0]
+        form = BroadcastForm(initial={"token": uuid4(), "recipients": selected, "channel": channel})
+        return self._writing(request, form, selected)
+
+    def write_view(self, request: HttpRequest) -> HttpResponse:
+        """Send what was written, or show again what is wrong with it; whoever comes otherwise selects first."""
+        if not (self.has_view_permission(request) and self.has_broadcast_permission(request)):
+            raise PermissionDenied
+        form = BroadcastForm(request.POST)
+        if request.method != "POST" or not request.POST.get("recipients"):
+            return redirect(request, reverse("admin:notifications_recipient_changelist"))
+        if form.is_valid():
+            given = dict(form.cleaned_data)
+            wanted = given.pop("recipients")
+            recipients = list(self.get_queryset(request).filter(pk__in=wanted).order_by("pk"))
+            letter = Letter(**given)
+            result = broadcast.broadcast(wanted, recipients, letter, request.user)
+            if result.accepted:
+                _tell(request, letter, result)
+                return redirect(request, reverse("admin:notifications_recipient_changelist"))
+            # What was written is not lost.
+            form.add_error(None, f"Nothing was sent: {result.reasons()}.")
+        return self._writing(request, form, form.cleaned_data.get("recipients", []))
+
+    def _writing(self, request: HttpRequest, form: BroadcastForm, selected: list[Any]) -> HttpResponse:
+        named = self.get_queryset(request).filter(pk__in=selected)[: broadcast.NAMED]
+        number = len(selected)
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": f"Write to {_count(number)}",
+            "number": _count(number),
+            "named": [str(recipient) for recipient in named],
+            "unnamed": max(number - broadcast.NAMED, 0),
+            "form": form,
+            "action": reverse("admin:notifications_recipient_write"),
+            "back": reverse("admin:notifications_recipient_changelist"),
+        }
+        return TemplateResponse(request, "admin/notifications/broadcast.html", context)
 
     @display(description="Since")
     def since(self, recipient: Recipient) -> Any:
@@ -171,6 +253,17 @@ class SuppressionAdmin(BaseAdmin):
         if suppression.created_by_id and suppression.created_by:
             return link("auth.user", suppression.created_by_id, str(suppression.created_by))
         return "–"
+
+
+def _tell(request: HttpRequest, letter: Letter, result: Result) -> None:
+    when = f"go out at {timezone.localtime(letter.send_at):%Y-%m-%d %H:%M}" if letter.send_at else "are on their way"
+    messages.success(request, f"Messages to {_count(result.accepted)} {when}.")
+    if result.refused:
+        messages.warning(request, f"{_count(result.refused.total())} got none: {result.reasons()}.")
+
+
+def _count(number: int) -> str:
+    return "1 recipient" if number == 1 else f"{number:,} recipients"
 
 
 tenant_site.register(Recipient, RecipientAdmin)

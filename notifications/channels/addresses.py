@@ -46,6 +46,8 @@ def clean_email(value: str) -> str:
         raise InvalidAddress("Write one address alone, such as name@example.com, without a name or brackets.")
     if not local.isascii():
         raise InvalidAddress("Use only ASCII letters before the @: other addresses cannot be reached by every server.")
+    if "=?" in value:
+        raise InvalidAddress("Write the address as it is, without =?…?= in it.")
     if "%" in local or "!" in local:
         raise InvalidAddress("Remove % and ! from the address: mail is not routed through other servers.")
     if len(local) > LONGEST_LOCAL_PART:

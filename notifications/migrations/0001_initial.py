@@ -222,6 +222,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ('name', 'email'),
+                'permissions': [('broadcast_recipient', 'Can write to many recipients at once')],
                 'indexes': [models.Index(django.db.models.functions.text.Upper('email'), name='recipient_email'), models.Index(condition=models.Q(('phone', ''), _negated=True), fields=['phone'], name='recipient_phone')],
             },
         ),

@@ -29,6 +29,7 @@ class Recipient(TenantModel):
 
     class Meta:
         ordering = ("name", "email")
+        permissions = [("broadcast_recipient", "Can write to many recipients at once")]
         indexes = [
             models.Index(Upper("email"), name="recipient_email"),
             models.Index(fields=["phone"], name="recipient_phone", condition=~models.Q(phone="")),

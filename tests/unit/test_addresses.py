@@ -67,6 +67,7 @@ def test_an_address_has_one_spelling(typed, stored):
         "jürgen@example.com",
         "аda@example.com",
         "a%b@example.com",
+        "=?utf-8?q?ceo=40bank.test?=@example.com",
         "host!ada@example.com",
         "ada..l@example.com",
         ".ada@example.com",

@@ -3,55 +3,57 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.headerregistry import Address
+from email.headerregistry import Address, AddressHeader
 from email.message import Message
 from email.policy import EmailPolicy
 
 from django.core.mail import EmailMultiAlternatives
 
-from notifications.channels.addresses import InvalidAddress, clean_display_name, clean_email
+from notifications.channels.addresses import InvalidAddress, clean_display_name
 from notifications.channels.base import Outgoing
+from notifications.channels.email import direct
+from notifications.channels.email.checks import clean_email, message_id
 from notifications.channels.headers import InvalidHeader, check_headers, check_service_headers, check_value
 
 LINE_END = re.compile(r"\r\n|\r|\n")
 LINE_END_BYTES = re.compile(rb"\r\n|\r|\n")
-LONGEST_LINE = 78
 LONGEST_TOKEN = 70
-MESSAGE_ID = re.compile(r"<[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,128}@[A-Za-z0-9.-]{1,120}>")
 
 
 class WirePolicy(EmailPolicy):
-    """The standard policy, save that a long ASCII word stays as it is.
+    """The standard policy, save for two kinds of header that it breaks.
 
-    The standard one turns a word that does not fit on a line into encoded words (RFC 2047). In List-Unsubscribe
-    nothing decodes these, so that one-click unsubscribing (RFC 8058) would fail for every long link.
+    It turns an ASCII word that does not fit on a line into encoded words (RFC 2047). In List-Unsubscribe nothing
+    decodes these, so that one-click unsubscribing (RFC 8058) would fail for every long link. And where it folds a
+    quoted name it may lose the quotes, so that `"long name, ceo@bank.test" <a@b.test>` becomes two addresses.
     """
 
-    def _plain(self, name: str, value: str) -> str | None:
+    def _written(self, name: str, value: str) -> str | None:
+        if isinstance(value, AddressHeader) and len(value.addresses) == 1:
+            (mailbox,) = value.addresses
+            return direct.mailbox_header(name, mailbox.display_name, mailbox.addr_spec)
         text = str(value)
-        words = text.split(" ")
-        if not (text.isascii() and text.isprintable()) or "=?" in text or max(map(len, words)) <= LONGEST_TOKEN:
+        if not (text.isascii() and text.isprintable()) or "=?" in text:
             return None
-        lines = [f"{name}:"]
-        for word in words:
-            # The first word stays beside the name: a line of white space alone ends the headers for some readers.
-            if len(lines[-1]) + 1 + len(word) > LONGEST_LINE and lines != [f"{name}:"] and word:
-                lines.append("")
-            lines[-1] += f" {word}"
-        return "".join(f"{line}\r\n" for line in lines)
+        if max(map(len, text.split(" "))) <= LONGEST_TOKEN:
+            return None
+        try:
+            return direct.fold(name, text, direct.LONGEST_LINE)
+        except direct.Unusual:
+            return None
 
     def fold(self, name: str, value: str) -> str:
         """One header as text, with its line ends."""
-        return self._plain(name, value) or super().fold(name, value)
+        return self._written(name, value) or super().fold(name, value)
 
     def fold_binary(self, name: str, value: str) -> bytes:
         """One header as bytes, with its line ends."""
-        plain = self._plain(name, value)
-        return plain.encode("ascii") if plain else super().fold_binary(name, value)
+        written = self._written(name, value)
+        return written.encode("ascii") if written else super().fold_binary(name, value)
 
 
 # 7 bits, as not every server takes 8BITMIME and the bytes are the same for all.
-POLICY: EmailPolicy = WirePolicy(linesep="\r\n", cte_type="7bit", max_line_length=LONGEST_LINE)
+POLICY: EmailPolicy = WirePolicy(linesep="\r\n", cte_type="7bit", max_line_length=direct.LONGEST_LINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,11 @@ class ChannelMessage(EmailMultiAlternatives):
     def message(self, *, policy: EmailPolicy = POLICY) -> Message:  # type: ignore[override]  # noqa: ARG002
         """The message object; the policy a backend asks for is ours already, only stricter."""
         compose_under: Callable[..., Message] = super().message
-        return compose_under(policy=POLICY)
+        composed = compose_under(policy=POLICY)
+        if "MIME-Version" not in composed:
+            # Missing beside HTML alone, without which readers may show the source (RFC 2045, 4).
+            composed["MIME-Version"] = "1.0"
+        return composed
 
 
 def django_message(message: Outgoing) -> EmailMultiAlternatives:
@@ -109,25 +115,21 @@ def compose(message: Outgoing) -> Mail:
     Raises:
         ValueError: an address, a name, the subject, a header or a character of the body cannot be sent.
     """
-    content = django_message(message).message().as_bytes()
     return Mail(
         sender=clean_email(message.from_address),
         recipient=clean_email(message.to),
         message_id=message_id(message),
-        content=normalise(content),
+        content=direct.write(message) or write_by_library(message),
     )
 
 
-def message_id(message: Outgoing) -> str:
-    """The Message-ID of a message, the same on every attempt.
+def write_by_library(message: Outgoing) -> bytes:
+    """The content of any mail, as the standard library writes it; the judge of what `direct` writes.
 
     Raises:
-        InvalidHeader: the one given, or the one made of the reference, is none.
+        ValueError: as `compose`.
     """
-    wanted = message.message_id or f"<{message.reference}@{clean_email(message.from_address).rpartition('@')[2]}>"
-    if not MESSAGE_ID.fullmatch(wanted):
-        raise InvalidHeader("Message-ID: it must read <letters-and-digits@domain>.")
-    return wanted
+    return normalise(django_message(message).message().as_bytes())
 
 
 def clean_text(text: str) -> str:
@@ -137,6 +139,8 @@ def clean_text(text: str) -> str:
 
 def normalise(content: bytes) -> bytes:
     """Bytes without NUL whose every line end is CRLF: a lone CR or LF is where SMTP smuggling begins."""
+    if b"\0" not in content and content.count(b"\r\n") == content.count(b"\r") == content.count(b"\n"):
+        return content
     return LINE_END_BYTES.sub(b"\r\n", content.replace(b"\0", b""))
 
 
@@ -154,4 +158,4 @@ def _mailbox(name: str, address: str) -> str:
     return str(Address(display_name=clean_display_name(name), username=local, domain=domain))
 
 
-__all__ = ["InvalidAddress", "InvalidHeader", "Mail", "compose", "django_message", "normalise", "to_wire"]
+__all__ = ["InvalidAddress", "InvalidHeader", "Mail", "compose", "django_message", "message_id", "normalise", "to_wire"]
