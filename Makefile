@@ -10,13 +10,16 @@ SOURCES := services tenants notifications tests manage.py
 # The tools that read the settings without serving anything need some values.
 CHECKING := SECRET_KEY=checking FIELD_ENCRYPTION_KEYS=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= DATABASE_URL=postgresql://checking/checking REDIS_URL=redis://checking
 
-.PHONY: help demo demo-clean test check lock clean
+.PHONY: help demo demo-shell demo-clean test check lock clean
 
 help: ## What there is to run.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | column -t -s '|'
 
 demo: $(VENV)/.ready ## Run the whole service, sending messages; ONCE=1 ends once they have arrived.
 	@$(PYTHON) -m services.demo $(if $(ONCE),--once)
+
+demo-shell: $(VENV)/.ready ## A Python shell on the running demo.
+	@set -a; . .demo/environment; . .demo/running; set +a; $(PYTHON) manage.py shell
 
 demo-clean: ## Remove the demo's data.
 	@if [ -x $(PYTHON) ]; then $(PYTHON) -m services.demo --clean; else rm -rf .demo; fi

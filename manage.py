@@ -3,7 +3,7 @@
 
 import sys
 
-from services.start import configure
+from services.start import configure, fail
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["test"]:
@@ -12,5 +12,9 @@ if __name__ == "__main__":
         raise SystemExit(testing.run(sys.argv[2:]))
     configure()
     from django.core.management import execute_from_command_line
+    from django.db import OperationalError
 
-    execute_from_command_line(sys.argv)
+    try:
+        execute_from_command_line(sys.argv)
+    except OperationalError as error:
+        fail(f"the database does not answer: {str(error).strip().splitlines()[0]} (DATABASE_URL)")

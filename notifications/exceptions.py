@@ -60,7 +60,7 @@ class TenantRequired(CommunicationError):
 
     def __init__(self, tenant: Any = None) -> None:
         super().__init__(
-            f"tenant={tenant!r} is not a tenant that can be served"
+            f"tenant={tenant!r} is not a tenant that can be served: give a Tenant, or the name of its schema (t_…)"
             if tenant
             else "give tenant=, or call inside tenant_context(tenant)"
         )

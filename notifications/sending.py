@@ -45,6 +45,7 @@ from tenants.models import Status, Tenant
 from tenants.scoping import guard
 
 LONGEST_KEY = 200
+LATEST_YEAR = 9000
 LONGEST_RELATED_TYPE = 50
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -102,6 +103,8 @@ def scope_of(tenant: Tenant | str | None) -> Iterator[bool]:
 
 def _served(tenant: Tenant | str) -> Tenant:
     # Where migrations are missing, a write would land in public's newer table without an error.
+    if not isinstance(tenant, Tenant | str):
+        raise TenantRequired(tenant)
     name = tenant if isinstance(tenant, str) else tenant.schema_name
     found = Tenant.objects.up_to_date().exclude(status=Status.CLOSED).filter(schema_name=name).first()
     if found is None:
@@ -120,6 +123,8 @@ def accept(wanted: Wanted, *, idempotency_key: str | None = None, raise_errors: 
     Raises:
         CommunicationError: one of its kinds, which names the field and the remedy; nothing was stored.
     """
+    if idempotency_key is not None and not isinstance(idempotency_key, str):
+        raise CommunicationError(f"idempotency_key must be text, not {type(idempotency_key).__name__}")
     if idempotency_key and len(idempotency_key) > LONGEST_KEY:
         raise CommunicationError(f"idempotency_key has more than {LONGEST_KEY} characters")
     _check_text(idempotency_key, "idempotency_key")
@@ -291,9 +296,8 @@ def read(
         CommunicationError: a value is of the wrong kind; the message names it.
         WrongTenant: an object is another tenant's.
     """
+    _check_kinds(user=user, related_object=related_object, scheduled_at=scheduled_at, **plain)
     _check_origin(crossed, to=to, user=user, related_object=related_object)
-    if scheduled_at is not None and timezone.is_naive(scheduled_at):
-        raise CommunicationError("scheduled_at has no time zone: give an aware datetime")
     given_metadata = freeze(metadata or {}, name="metadata")
     given_headers = dict(headers or {})
     if not all(isinstance(text, str) for pair in given_headers.items() for text in pair):
@@ -327,6 +331,25 @@ def read(
         wanted = replace(wanted, related_object=(content_type.pk, str(related_object.pk)))
     _check_text(asdict(wanted), "")
     return wanted
+
+
+def _check_kinds(*, user: Any, related_object: Any, scheduled_at: Any, **texts: Any) -> None:
+    """Refuse values of the wrong kind by their name, where Python would say something about their insides."""
+    for name, given in texts.items():
+        if given is not None and not isinstance(given, str):
+            raise CommunicationError(f"{name} must be text, not {type(given).__name__}")
+    if scheduled_at is not None:
+        if not isinstance(scheduled_at, datetime):
+            raise CommunicationError(f"scheduled_at must be a datetime, not {type(scheduled_at).__name__}")
+        if timezone.is_naive(scheduled_at):
+            raise CommunicationError("scheduled_at has no time zone: give an aware datetime")
+        if scheduled_at.year > LATEST_YEAR:
+            raise CommunicationError(f"scheduled_at is after the year {LATEST_YEAR}")
+    if user is not None and not isinstance(user, Model):
+        raise CommunicationError(f"user must be a user of the tenant, not {type(user).__name__}")
+    pair = isinstance(related_object, tuple) and len(related_object) == 2
+    if related_object is not None and not pair and not isinstance(related_object, Model):
+        raise CommunicationError("related_object must be a model instance, or (type, id) such as ('booking', 17)")
 
 
 def _check_origin(crossed: bool, **objects: Any) -> None:

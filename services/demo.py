@@ -6,6 +6,7 @@ Everything it keeps is under `.demo/`.
 """
 
 import argparse
+import fcntl
 import os
 import secrets
 import shutil
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.embedded import ServerError, Servers, data_folders
+from services.env import SettingsError, integer
 from services.start import configure, fail, require_servers
 
 if TYPE_CHECKING:
@@ -53,12 +55,14 @@ def main() -> None:
             threading.Event().wait()
     except KeyboardInterrupt:
         say("\nStopped.")
-    except ServerError as error:
+    except (ServerError, SettingsError) as error:
         fail(str(error))
 
 
 def clean() -> None:
     """Remove everything that the demo keeps."""
+    with alone():
+        pass
     for folder in [*data_folders(FOLDER.absolute() / "servers"), FOLDER]:
         shutil.rmtree(folder, ignore_errors=True)
     say("The demo's data is removed.")
@@ -70,21 +74,62 @@ def say(text: str) -> None:
 
 
 @contextmanager
+def alone() -> Iterator[None]:
+    """Hold the folder: one demo runs in it at a time, and nobody removes it meanwhile."""
+    FOLDER.mkdir(exist_ok=True)
+    with (FOLDER / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            fail("a demo is running in this folder: stop it with Ctrl-C first")
+        end_leftovers()
+        yield
+
+
+def end_leftovers() -> None:
+    """End what a demo that was killed left running: processes of ours, and none that took their numbers since."""
+    import psutil
+
+    kept = FOLDER / "processes"
+    if not kept.exists():
+        return
+    for line in kept.read_text(encoding="utf-8").splitlines():
+        number, _, started = line.partition(" ")
+        with suppress(psutil.Error):
+            process = psutil.Process(int(number))
+            if f"{process.create_time():.2f}" == started:
+                process.terminate()
+                with suppress(psutil.TimeoutExpired):
+                    process.wait(10)
+    kept.unlink()
+
+
+def remember(process_id: int) -> None:
+    """Note a process that must not outlive the demo."""
+    import psutil
+
+    with (FOLDER / "processes").open("a", encoding="utf-8") as kept:
+        kept.write(f"{process_id} {psutil.Process(process_id).create_time():.2f}\n")
+
+
+@contextmanager
 def demo() -> Iterator[bool]:
     """Everything running; whether the first messages were delivered."""
-    web_port, smtp_port = port("DEMO_WEB_PORT", 8000), port("DEMO_SMTP_PORT", 8025)
-    FOLDER.mkdir(exist_ok=True)
     with ExitStack() as stack:
+        stack.enter_context(alone())
+        web_port, smtp_port = port("DEMO_WEB_PORT", 8000), port("DEMO_SMTP_PORT", 8025)
         secret_values(web_port)
         if "DATABASE_URL" not in os.environ or "REDIS_URL" not in os.environ:
             say("Starting PostgreSQL and Valkey …")
             servers = Servers(FOLDER / "servers")
             stack.callback(servers.stop)
+            remember(servers.valkey.process_id)
             for name, value in servers.environment.items():
                 os.environ.setdefault(name, value)
         say("Starting the mail catcher …")
         stack.enter_context(mail_catcher(smtp_port))
         configure()
+        note_servers()
         import django
 
         django.setup()
@@ -100,7 +145,7 @@ def demo() -> Iterator[bool]:
 
 def port(name: str, default: int) -> int:
     """A port from the environment that nobody listens on; a busy one ends the demo with one line."""
-    number = int(os.environ.get(name, default))
+    number = integer(name, default)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -140,6 +185,14 @@ def secret_values(web_port: int) -> None:
         "LOG_FORMAT": "console",
     }.items():
         os.environ.setdefault(name, value)
+
+
+def note_servers() -> None:
+    """Write down where the servers are, for `make demo-shell`."""
+    kept = FOLDER / "running"
+    kept.touch(mode=0o600)
+    names = ("DATABASE_URL", "REDIS_URL", "BASE_DOMAIN", "HTTPS", "NOTIFY_PRIVATE_NETWORKS", "LOG_LEVEL", "LOG_FORMAT")
+    kept.write_text("".join(f"{name}='{os.environ[name]}'\n" for name in names), encoding="utf-8")
 
 
 @contextmanager
@@ -191,6 +244,7 @@ def processes() -> Iterator[None]:
                         [sys.executable, "-m", *arguments], stdout=log, stderr=log, start_new_session=True
                     )
                 )
+            remember(running[-1].pid)
         yield
     finally:
         stop(running)

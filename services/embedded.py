@@ -173,6 +173,11 @@ class Valkey:
                 raise ServerError(f"Valkey did not start: see {log}")
             time.sleep(0.02)
 
+    @property
+    def process_id(self) -> int:
+        """The server's process."""
+        return self._process.pid
+
     def _answers(self) -> bool:
         from redis import Redis, RedisError
 

@@ -44,10 +44,10 @@ def secret(name: str, default: Any = _MISSING) -> str:
     """
     path = os.environ.get(f"{name}_FILE")
     if name in os.environ or not path:
-        try:
-            return text(name, default)
-        except SettingsError as error:
-            raise SettingsError(f"{name} is not set: set it, or name a file that holds it in {name}_FILE") from error
+        value = text(name, "" if default is _MISSING else default)
+        if not value and default is _MISSING:
+            raise SettingsError(f"{name} is not set: set it, or name a file that holds it in {name}_FILE")
+        return value
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:

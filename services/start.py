@@ -34,7 +34,7 @@ def require_servers(*, redis: bool = True) -> None:
     try:
         connection.ensure_connection()
     except OperationalError as error:
-        reason = str(error).strip().splitlines()[-1]
+        reason = str(error).strip().splitlines()[0]
         host = connection.settings_dict["HOST"] or "localhost"
         fail(f"the database does not answer at {host}: {reason} (DATABASE_URL)")
     if (version := connection.pg_version) < OLDEST_POSTGRESQL * 10_000:  # type: ignore[attr-defined]

@@ -507,3 +507,21 @@ def test_an_instance_comes_in_as_the_fields_registered_for_it(acme_sends, monkey
     assert message.context == {"user": {"first_name": "Ada"}}
     factories.turn()
     assert fresh(message).body_text == "Ada "
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"tenant": 3}, "tenant=3 is not a tenant"),
+        ({"scheduled_at": "2030-01-01T10:00:00Z"}, "scheduled_at must be a datetime, not str"),
+        ({"scheduled_at": datetime(9999, 12, 31, tzinfo=UTC)}, "scheduled_at is after the year 9000"),
+        ({"idempotency_key": 17}, "idempotency_key must be text, not int"),
+        ({"related_object": "booking"}, r"related_object must be a model instance, or \(type, id\)"),
+        ({"user": "bob"}, "user must be a user of the tenant, not str"),
+        ({"subject": 3}, "subject must be text, not int"),
+        ({"body_text": 4}, "body_text must be text, not int"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named(acme_sends, given, said):
+    with pytest.raises(CommunicationError, match=said):
+        send(**{"to": "ada@example.com", "subject": "Hi", "body_text": "Hello", **given})

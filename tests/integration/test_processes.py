@@ -1,5 +1,6 @@
 """Processes as operators start them: what is missing is said in one line, what runs stops when told to."""
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -109,3 +110,29 @@ def test_the_suite_without_its_tools_is_one_line() -> None:
 def test_another_model_of_users_needs_no_migration(model: str) -> None:
     done = start("manage.py", "makemigrations", "--check", "--dry-run", "--skip-checks", NOTIFY_USER_MODEL=model)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("option", ["--once", "--clean"])
+def test_a_running_demo_is_not_disturbed_by_another(option: str, tmp_path: Path) -> None:
+    (tmp_path / ".demo").mkdir()
+    with (tmp_path / ".demo" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = start("-m", "services.demo", option, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "carillon: a demo is running in this folder: stop it with Ctrl-C first\n"
+
+
+def test_a_port_that_is_no_number_is_one_line(tmp_path: Path) -> None:
+    done = start("-m", "services.demo", "--once", cwd=tmp_path, DEMO_WEB_PORT="abc")
+    assert done.stderr == "carillon: DEMO_WEB_PORT must be a whole number, not 'abc'\n"
+
+
+def test_a_command_without_its_database_is_one_line(tmp_path: Path) -> None:
+    done = start("manage.py", "migrate_schemas", "--check", DATABASE_URL=f"postgresql://postgres@/x?host={tmp_path}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("carillon: the database does not answer")
+
+
+def test_an_empty_secret_counts_as_none() -> None:
+    done = start("-m", "services.web", SECRET_KEY="")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

@@ -26,7 +26,7 @@ class Command(BaseCommand):
         confirmation = options["confirm"]
         if confirmation is None:
             self.stdout.write(f"This ends the tenant {tenant.name!r}. Type its name to go on:")
-            confirmation = input().strip()
+            confirmation = typed()
         try:
             if tenant.status != Status.CLOSED or not options["drop"]:
                 close(tenant, confirmation, actor(), options["reason"])
@@ -36,3 +36,15 @@ class Command(BaseCommand):
                 self.stdout.write(f"{tenant.name} is gone")
         except OnboardingError as error:
             raise CommandError(str(error)) from error
+
+
+def typed() -> str:
+    """What somebody types at a terminal.
+
+    Raises:
+        CommandError: there is none.
+    """
+    try:
+        return input().strip()
+    except EOFError:
+        raise CommandError("nobody is there to type the name: confirm with --confirm NAME") from None
