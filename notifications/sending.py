@@ -158,7 +158,7 @@ def _earlier(key: str, fingerprint: str) -> OutboxMessage | None:
 
 
 def _write_down(message: OutboxMessage) -> None:
-    tenant_id = current_tenant_id()
+    tenant_id = lifecycle.current_tenant_id()
     lane_id = lanes.lane_for(
         tenant_id=tenant_id,
         queue=message.priority,
@@ -174,11 +174,6 @@ def _write_down(message: OutboxMessage) -> None:
         transaction.on_commit(deliver, robust=True)
     else:
         bells.ring_on_commit(message.priority)
-
-
-def current_tenant_id() -> int:
-    """The key of the tenant whose context this is."""
-    return lifecycle.current_tenant_id()
 
 
 def _compose(wanted: Wanted) -> OutboxMessage:
