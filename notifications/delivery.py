@@ -40,7 +40,7 @@ from notifications.models import (
 )
 from notifications.preferences import Decision, Drop, Send, Wait, decide
 from tenants.connection import connection
-from tenants.context import tenant_context
+from tenants.context import current_tenant_id, tenant_context
 from tenants.models import Tenant
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def take_turn(
     bells.answered(schema_name, queue)
     tally = Tally()
     deadline = time.monotonic() + seconds
-    tenant_id = lifecycle.current_tenant_id()
+    tenant_id = current_tenant_id()
     for lane in lanes.due(tenant_id=tenant_id, queue=queue, manual=manual):
         # Before its work: when the time is used up here, the next turn begins with another lane.
         lanes.served(lane.id)
@@ -148,7 +148,7 @@ def deliver_one(message_id: UUID, lane_id: int, *, schema_name: str) -> None:
     with tenant_context(tenant):
         message = OutboxMessage.objects.get(pk=message_id)
         lane = DueLane(lane_id, message.outbox_scope, message.outbox_uuid)
-        tenant_id = lifecycle.current_tenant_id()
+        tenant_id = current_tenant_id()
         deliver(ledger.claim(lane_id, tenant_id=tenant_id, limit=1, worker=worker_name(), only=message_id), lane)
 
 

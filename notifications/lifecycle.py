@@ -16,11 +16,11 @@ from django.db import transaction
 from django.utils import timezone
 
 from notifications.dispatch import bells, lanes, ledger
-from notifications.exceptions import NotCancellable, NotRetryable, TenantRequired
+from notifications.exceptions import NotCancellable, NotRetryable
 from notifications.models import MessageStatus as S
 from notifications.models import OutboxMessage
 from tenants.connection import connection
-from tenants.models import Tenant
+from tenants.context import current_tenant_id
 from tenants.scoping import guard
 
 MOVES: Mapping[S, frozenset[S]] = {
@@ -45,20 +45,6 @@ REQUEUABLE = frozenset({S.FAILED, S.BOUNCED, S.SUPPRESSED, S.UNCERTAIN})
 def sources(target: S) -> list[S]:
     """The statuses that may move to the target."""
     return [status for status, following in MOVES.items() if target in following]
-
-
-def current_tenant_id() -> int:
-    """The key of the tenant whose context this is.
-
-    Raises:
-        TenantRequired: it is no tenant's.
-    """
-    pk = getattr(connection.tenant, "pk", None)
-    if pk is None:
-        pk = Tenant.objects.filter(schema_name=connection.schema_name).values_list("pk", flat=True).first()
-    if pk is None:
-        raise TenantRequired
-    return int(pk)
 
 
 def mark_sending(messages: Sequence[OutboxMessage]) -> set[UUID]:

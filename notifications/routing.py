@@ -21,8 +21,7 @@ from notifications.models import (
     Scope,
 )
 from tenants.connection import connection
-from tenants.context import public_context
-from tenants.models import Tenant
+from tenants.context import current_tenant_id, public_context
 
 CHANNEL_OF_TYPE = {
     MessageType.TRANSACTIONAL: NotificationChannel.EMAIL,
@@ -176,9 +175,7 @@ def limit_of(outbox: Outbox, scope: str) -> Limit | None:
     if outbox.rate_limit is None:
         return None
     seconds = float(settings.NOTIFICATION_SETTINGS["RATE_LIMIT_WINDOW"])
-    owner = PLATFORM
-    if scope != Scope.PLATFORM:
-        owner = int(Tenant.objects.values_list("pk", flat=True).get(schema_name=connection.schema_name))
+    owner = PLATFORM if scope == Scope.PLATFORM else current_tenant_id()
     return Limit(owner=owner, outbox=outbox.pk, most=outbox.rate_limit, seconds=seconds)
 
 

@@ -40,7 +40,7 @@ from notifications.models import (
 )
 from notifications.rendering import freeze
 from tenants.connection import connection
-from tenants.context import tenant_context
+from tenants.context import current_tenant_id, tenant_context
 from tenants.models import Status, Tenant
 from tenants.scoping import guard
 
@@ -158,7 +158,7 @@ def _earlier(key: str, fingerprint: str) -> OutboxMessage | None:
 
 
 def _write_down(message: OutboxMessage) -> None:
-    tenant_id = lifecycle.current_tenant_id()
+    tenant_id = current_tenant_id()
     lane_id = lanes.lane_for(
         tenant_id=tenant_id,
         queue=message.priority,

@@ -28,6 +28,20 @@ def is_public() -> bool:
     return current_schema() == PUBLIC_SCHEMA
 
 
+def current_tenant_id() -> int:
+    """The key of the tenant, or of the platform, in whose schema this thread works.
+
+    Raises:
+        UnknownTenant: no tenant has this schema.
+    """
+    key = getattr(connection.tenant, "pk", None)
+    if key is None:
+        key = Tenant.objects.filter(schema_name=connection.schema_name).values_list("pk", flat=True).first()
+    if key is None:
+        raise UnknownTenant(f"no tenant has the schema {connection.schema_name!r}")
+    return int(key)
+
+
 @contextmanager
 def tenant_context(tenant: Tenant | str) -> Iterator[Tenant]:
     """Work in a tenant's schema, then go back to where the thread was before.

@@ -168,9 +168,19 @@ def postpone(claim: Claim, items: Sequence[UUID], due_at: Sequence[datetime | No
 
 
 def release(claim: Claim, items: Sequence[UUID]) -> None:
-    """Give rows back as they were, for the next turn."""
+    """Give rows back as they were, for the next turn.
+
+    One that was charged a death is not charged for what did not begin, and goes alone again: its token stays.
+    """
     with connection.cursor() as cursor:
-        cursor.execute(f"UPDATE {TABLE} SET lease_until = NULL, token = NULL WHERE {_OURS}", _ours(claim, items))
+        cursor.execute(
+            f"""
+            UPDATE {TABLE}
+            SET lease_until = NULL, token = CASE WHEN deaths > 0 THEN token END, deaths = greatest(deaths - 1, 0)
+            WHERE {_OURS}
+            """,
+            _ours(claim, items),
+        )
     claim.released = True
 
 

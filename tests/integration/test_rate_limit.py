@@ -10,6 +10,7 @@ from notifications import delivery, routing
 from notifications.dispatch import limiter
 from notifications.dispatch.models import Lane, OutboxWindow
 from notifications.models import Outbox, OutboxMessage, Scope
+from notifications.models.fields import new_id
 from tenants.context import public_context, tenant_context
 from tests import factories
 from tests.factories import accepted, fresh, on_ledger, race, turn
@@ -114,3 +115,18 @@ def test_racing_workers_never_take_more_than_there_is(acme):
             return limiter.take(limit, wanted=5, lease=delivery.PERMIT_SECONDS).permits
 
     assert sum(race(8, take)) == 20
+
+
+def test_a_suspect_without_a_permit_is_not_charged_and_stays_one(acme_sends):
+    limit_to(1)
+    accepted()
+    turn()
+    suspect = accepted()
+    Lane.objects.update(not_before=None)
+    on_ledger(suspect).update(token=new_id(), lease_until=timezone.now() - timedelta(seconds=1))
+    turn()
+    row = on_ledger(suspect).get()
+    assert (row.deaths, row.token is not None, row.lease_until) == (0, True, None)
+    window_passes()
+    turn()
+    assert fresh(suspect).status == "sent"
