@@ -1,13 +1,21 @@
 """The queues: bells travel in them as JSON, never as pickles."""
 
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
 import django_rq
-from redis import Redis
+from redis import Redis, RedisError
 from rq import Queue
+from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from rq_scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
 
 
 class JsonJob(Job):
@@ -26,3 +34,68 @@ def queue_named(name: str) -> Queue:
 def redis() -> Redis:
     """The connection that bells travel over."""
     return queue_named("default").connection
+
+
+class Schedule(Scheduler):  # type: ignore[misc]
+    """What is due later. Any number of processes may look after it: each entry is taken by one of them.
+
+    rq-scheduler's own loop is not used: its lock does not know its owner, one unreadable entry stops its pass, and
+    signal handlers come with it. An entry is taken before anything is done about it, so a process that dies then
+    loses it; bells are rung by the sweep, and periodic jobs are put back by the next look.
+    """
+
+    job_class = JsonJob
+    queue_class = Queue
+
+    def at(self, moment: datetime, function: str, *args: Any, name: str) -> None:
+        """Plan a call at a whole second; the same name again is the same entry."""
+        self.enqueue_at(moment, function, *args, job_id=name, job_result_ttl=0)
+
+    def take_due(self, call: Callable[[Job], None]) -> int:
+        """Take every entry that is due, and call the function with it; how many there were.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        due = self.connection.zrangebyscore(self.scheduled_jobs_key, 0, int(time.time()))
+        for name in due:
+            if not self.connection.zrem(self.scheduled_jobs_key, name):
+                continue
+            try:
+                call(self.job_class.fetch(name.decode(), connection=self.connection))
+            except RedisError:
+                raise
+            except NoSuchJobError:
+                continue
+            except Exception:
+                logger.exception("entry of the schedule cannot be read and was removed", extra={"entry": name.decode()})
+        return len(due)
+
+    def keep(self, name: str, every: timedelta, function: str, *, queue: str) -> None:
+        """See that a periodic job is in the schedule, under its name."""
+        if name not in self:
+            first = datetime.now(UTC) + every
+            # A result that is not kept would end the job after its first run.
+            self.schedule(first, function, id=name, queue_name=queue, interval=every.seconds, result_ttl=-1, timeout=-1)
+
+    def enqueue_again(self, entry: Job) -> None:
+        """Enqueue a periodic job that was taken, and put it back for its next time.
+
+        One that nobody has worked on yet is replaced, so that they do not pile up.
+        """
+        again = int(time.time()) + int(entry.meta["interval"])
+        self.connection.zadd(self.scheduled_jobs_key, {entry.id: again})
+        queue = queue_named(entry.origin)
+        queue.remove(entry)
+        queue.enqueue_job(entry)
+
+
+@lru_cache
+def schedule() -> Schedule:
+    """The schedule; one a process."""
+    return Schedule(connection=redis(), interval=1)
+
+
+def whole_second_after(moment: datetime) -> datetime:
+    """The moment, rounded up to a whole second, as the schedule's are."""
+    return datetime.fromtimestamp(-int(-moment.timestamp() // 1), UTC)

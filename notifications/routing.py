@@ -6,8 +6,11 @@ from email.utils import parseaddr
 from uuid import UUID
 
 from django.conf import settings
+from django.db import transaction
 
 from notifications.channels.addresses import InvalidAddress, clean_sender
+from notifications.dispatch import bells, circuits
+from notifications.dispatch.circuits import State, Who
 from notifications.dispatch.limiter import PLATFORM, Limit
 from notifications.exceptions import CommunicationError, InvalidSenderError
 from notifications.models import (
@@ -177,6 +180,43 @@ def limit_of(outbox: Outbox, scope: str) -> Limit | None:
     seconds = float(settings.NOTIFICATION_SETTINGS["RATE_LIMIT_WINDOW"])
     owner = PLATFORM if scope == Scope.PLATFORM else current_tenant_id()
     return Limit(owner=owner, outbox=outbox.pk, most=outbox.rate_limit, seconds=seconds)
+
+
+def who_is(account: Account, scope: str) -> Who:
+    """An account as the circuits know it, with all of its senders."""
+    owner = PLATFORM if scope == Scope.PLATFORM else current_tenant_id()
+    with in_scope(scope):
+        outboxes = tuple(Outbox.objects.filter(account_id=account.pk).values_list("pk", flat=True))
+    return Who(owner=owner, account=account.pk, outboxes=outboxes)
+
+
+def state_of(account: Account) -> State:
+    """How one of the current schema's accounts is doing with its provider."""
+    owner = PLATFORM if current_scope() == Scope.PLATFORM else current_tenant_id()
+    return circuits.state_of(owner, account.pk)
+
+
+def try_again(account: Account) -> None:
+    """Let what waits for a paused account go: it was mended, or somebody says so."""
+    with transaction.atomic():
+        tenant_id = current_tenant_id()
+        for owner, queue in circuits.well(who_is(account, current_scope())):
+            if owner == tenant_id:
+                bells.ring_on_commit(queue)
+
+
+def stand_ins(outbox: Outbox, scope: str) -> list[Outbox]:
+    """The outboxes that may take over from one whose provider does not take messages, best first.
+
+    They are of the same channel, on other accounts that are not held themselves, and only where the owner wants it.
+    """
+    owner = PLATFORM if scope == Scope.PLATFORM else current_tenant_id()
+    with in_scope(scope):
+        if not CommunicationSettings.objects.filter(failover=True).exists():
+            return []
+        others = Outbox.objects.filter(is_active=True, account__is_active=True, account__kind=outbox.account.kind)
+        found = list(others.exclude(account_id=outbox.account_id).select_related("account"))
+    return [other for other in found if circuits.state_of(owner, other.account_id).until is None]
 
 
 def outbox_of(message: OutboxMessage) -> Outbox | None:

@@ -8,6 +8,7 @@
 
 Each call returns the stored `OutboxMessage` (a UUID `id`, a `status`); it is sent by a worker, once the
 surrounding transaction commits. Each raises a `CommunicationError` when the message cannot be accepted.
+`BulkNotifier` does the same for many recipients at once.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from django.db.models import Model
 
 from notifications import sending
 from notifications.adapters import get_adapter
+from notifications.bulk import BulkNotifier, Messages
 from notifications.exceptions import (
     CommunicationError,
     HandlerNotAllowed,
@@ -37,22 +39,27 @@ from notifications.exceptions import (
 )
 from notifications.lifecycle import cancel, requeue
 from notifications.models import NotificationChannel, OutboxMessage
+from notifications.pages import RecipientsRefused
 from notifications.rendering import register_serializer
+from notifications.wanted import read
 from tenants.models import Tenant
 from tenants.scoping import guard
 
 __all__ = [
+    "BulkNotifier",
     "CommunicationError",
     "HandlerNotAllowed",
     "IdempotencyConflict",
     "InvalidContentError",
     "InvalidRecipientError",
     "InvalidSenderError",
+    "Messages",
     "MissingPlaceholderError",
     "NotCancellable",
     "NotRetryable",
     "ProviderError",
     "RateLimitExceeded",
+    "RecipientsRefused",
     "TemplateNotFoundError",
     "TemplateRenderError",
     "TenantRequired",
@@ -112,9 +119,9 @@ def enqueue_notification(
     Raises:
         CommunicationError: one of its kinds; nothing was stored.
     """
-    with sending.scope_of(tenant) as crossed:
-        wanted = sending.read(
-            crossed=crossed,
+    with sending.scope_of(tenant) as caller:
+        wanted = read(
+            crossed=caller.crossed,
             to=to,
             event_key=event_key,
             channel=channel,
@@ -128,7 +135,7 @@ def enqueue_notification(
             user=user,
             related_object=related_object,
         )
-        return sending.accept(wanted, idempotency_key=idempotency_key, raise_errors=raise_errors)
+        return sending.accept(wanted, idempotency_key=idempotency_key, quota=caller.quota, raise_errors=raise_errors)
 
 
 def send(
@@ -161,9 +168,9 @@ def send(
     Raises:
         CommunicationError: one of its kinds; nothing was stored.
     """
-    with sending.scope_of(tenant) as crossed:
-        wanted = sending.read(
-            crossed=crossed,
+    with sending.scope_of(tenant) as caller:
+        wanted = read(
+            crossed=caller.crossed,
             to=to,
             event_key=template_key,
             channel=channel,
@@ -181,7 +188,7 @@ def send(
             user=user,
             related_object=related_object,
         )
-        return sending.accept(wanted, idempotency_key=idempotency_key, raise_errors=raise_errors)
+        return sending.accept(wanted, idempotency_key=idempotency_key, quota=caller.quota, raise_errors=raise_errors)
 
 
 def send_email(

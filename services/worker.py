@@ -23,7 +23,7 @@ from rq import SimpleWorker  # noqa: E402
 from rq.serializers import JSONSerializer  # noqa: E402
 from rq.timeouts import BaseDeathPenalty  # noqa: E402
 
-from notifications import adapters  # noqa: E402
+from notifications import adapters, delivery  # noqa: E402
 from notifications.queues import JsonJob, queue_named  # noqa: E402
 from tenants.connection import connection  # noqa: E402
 
@@ -71,6 +71,7 @@ def main() -> None:
     try:
         worker.work(logging_level="WARNING")
     finally:
+        delivery.finish_late()
         adapters.close_all()
 
 

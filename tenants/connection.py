@@ -1,5 +1,7 @@
 """Django's database connection, typed as what django-tenants makes of it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from django.db import connection as _connection
@@ -20,3 +22,15 @@ if TYPE_CHECKING:
 
 connection = cast("TenantConnection", _connection)
 """The calling thread's connection."""
+
+
+@contextmanager
+def one_trip() -> Iterator[None]:
+    """Send statements without waiting for each one's answer; they are awaited at the end, or where one is read.
+
+    (https://www.psycopg.org/psycopg3/docs/advanced/pipeline.html) What went wrong is raised at the latest at the end.
+    For use inside `transaction.atomic`: after an error the transaction is lost as a whole.
+    """
+    connection.ensure_connection()
+    with connection.connection.pipeline():
+        yield

@@ -69,6 +69,9 @@ class Tenant(TenantMixin):  # type: ignore[misc]
     name = models.CharField(max_length=200)
     status = models.CharField(max_length=9, choices=Status, default=Status.ACTIVE)
     status_reason = models.TextField(blank=True, default="")
+    daily_quota = models.PositiveIntegerField(
+        null=True, blank=True, help_text="The most messages accepted in a day (UTC); empty means no quota of its own."
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     # Applied migrations of the schema, as "app.name": what serving() and the migrate job compare with the code.
     migrations = ArrayField(models.TextField(), default=list, editable=False)

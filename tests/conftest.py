@@ -8,7 +8,7 @@ from django.db import connection
 from django.test import TransactionTestCase
 from redis import Redis
 
-from notifications import adapters, channels, queues
+from notifications import adapters, channels, delivery, queues
 from notifications.channels.fake import Fake
 from notifications.dispatch import bells
 from notifications.models import NotificationChannel
@@ -58,8 +58,9 @@ def in_acme(acme: Tenant) -> Iterator[Tenant]:
 
 @pytest.fixture(autouse=True)
 def connection_ends_in_public() -> Iterator[None]:
-    """Whatever a test does, it leaves the thread's connection in public."""
+    """Whatever a test does, it leaves the thread's connection in public, and nothing on its way."""
     yield
+    assert delivery.finish_late(30)
     left_in = connection.schema_name
     connection.set_schema_to_public()
     assert left_in == PUBLIC_SCHEMA, f"the test left the connection in {left_in}"

@@ -11,6 +11,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
+from django.utils.html import format_html
 from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminPasswordWidget,
@@ -19,6 +20,7 @@ from unfold.widgets import (
     UnfoldBooleanSwitchWidget,
 )
 
+from notifications import routing
 from notifications.admin.sites import BaseAdmin, is_public, link, moment, platform_site, tenant_site
 from notifications.channels import InvalidSettings, adapter_class
 from notifications.channels.registry import ADAPTERS, UnknownProvider
@@ -26,7 +28,13 @@ from notifications.models import Account, CommunicationSettings, NotificationCha
 from notifications.vault import SealBroken
 
 _SMTP = "email/smtp"
-_NAMES = {"smtp": "SMTP server", "django": "The platform's mail server", "console": "Log only", "fake": "Test double"}
+_NAMES = {
+    "smtp": "SMTP server",
+    "https": "Addresses of the recipients",
+    "django": "The platform's mail server",
+    "console": "Log only",
+    "fake": "Test double",
+}
 _LONG_ENOUGH = 8
 """Of a longer secret the last four characters are shown: they tell two apart and give nothing away."""
 
@@ -219,13 +227,13 @@ class AccountAdmin(BaseAdmin):
     """Credentials with one provider: secrets go in and never come out."""
 
     form = AccountForm
-    list_display = ("title", "channel", "provider_shown", "domain", "verified", "is_active", "updated_shown")
+    list_display = ("title", "channel", "provider_shown", "domain", "verified", "state", "is_active", "updated_shown")
     sortable_by = ("title", "updated_shown")
     list_filter = ("kind", "is_active")
     search_fields = ("name", "domain", "provider")
-    readonly_fields = ("verified", "channel", "provider_shown", "server")
+    readonly_fields = ("verified", "channel", "provider_shown", "server", "state")
     fieldsets = (
-        (None, {"fields": ("name", "service", "domain", "verified", "group", "is_active")}),
+        (None, {"fields": ("name", "service", "domain", "verified", "state", "group", "is_active")}),
         (
             "SMTP server",
             {
@@ -257,7 +265,7 @@ class AccountAdmin(BaseAdmin):
         """Who may only look sees what the account is; the provider's fields belong to the form."""
         if obj is None or self.has_change_permission(request, obj):
             return super().get_fieldsets(request, obj)
-        shown = ("name", "channel", "provider_shown", "server", "domain", "verified", "group", "is_active")
+        shown = ("name", "channel", "provider_shown", "server", "domain", "verified", "state", "group", "is_active")
         return ((None, {"fields": shown}),)
 
     @display(description="Server")
@@ -285,6 +293,22 @@ class AccountAdmin(BaseAdmin):
     def verified(self, account: Account) -> Any:
         """Since when any address at the domain may send."""
         return moment(account.domain_verified_at) if account.domain_verified_at else "–"
+
+    @display(description="State")
+    def state(self, account: Account) -> Any:
+        """Whether its provider takes messages, and until when it is left alone if not."""
+        if account._state.adding:
+            return "–"
+        state = routing.state_of(account)
+        if state.until is None:
+            return "Being tried again" if state.half_open else "Works"
+        return format_html("Paused until {}: {}", moment(state.until), state.reason)
+
+    def save_model(self, request: HttpRequest, obj: Account, form: Any, change: bool) -> None:
+        """Store the account; one that was paused is tried at once, as it may have been mended."""
+        super().save_model(request, obj, form, change)
+        if change:
+            routing.try_again(obj)
 
     @display(description="Updated", ordering="updated_at")
     def updated_shown(self, account: Account) -> Any:

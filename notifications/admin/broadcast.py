@@ -31,11 +31,10 @@ from notifications.models import (
     NotificationTemplate,
     Outbox,
     OutboxMessage,
-    Priority,
     Recipient,
     Scope,
 )
-from notifications.services import enqueue_notification, send
+from notifications.services import BulkNotifier, Messages
 
 AT_ONCE = 1_000
 """As many recipients a person writes to with one click: more would outlast the request."""
@@ -223,56 +222,59 @@ def broadcast(wanted: Sequence[UUID], recipients: Sequence[Recipient], letter: L
     """
     result = Result()
     with transaction.atomic():
-        # Two submits of one page wait for each other here, and the later one finds what the earlier has stored.
-        defaults = CommunicationSettings.objects.select_for_update().get()
-        keys = [_key(letter, pk) for pk in wanted]
-        before = set(OutboxMessage.objects.filter(idempotency_key__in=keys).values_list("pk", flat=True))
-        for recipient in recipients:
-            try:
-                message = _write(recipient, letter)
-            except IdempotencyConflict:
-                result.refused["this page was sent before, with other words: open it anew"] += 1
-            except InvalidRecipientError:
-                result.refused[f"no address for {labels([letter.channel])}"] += 1
-            except CommunicationError as error:
-                result.refused[str(error).rstrip(".")] += 1
-            else:
-                if message.status == MessageStatus.SUPPRESSED:
-                    result.refused[message.error_message] += 1
-                else:
-                    result.accepted += 1
-                    result.new += message.pk not in before
+        try:
+            messages = _write(recipients, letter)
+        except CommunicationError as error:
+            result.refused[str(error).rstrip(".")] += len(recipients)
+        else:
+            muted = _muted(messages)
+            result.refused += muted + Counter(_reason(one.error, letter) for one in messages.refused)
+            result.accepted = len(messages) - muted.total()
+            result.new = min(messages.new, result.accepted)
         if gone := len(wanted) - len(recipients):
             result.refused["deleted meanwhile"] += gone
         if result.new:
-            _audit(defaults, letter, result, actor)
+            _audit(letter, result, actor)
     return result
 
 
-def _key(letter: Letter, recipient_id: UUID) -> str:
-    return f"broadcast:{letter.token}:{recipient_id}"
-
-
-def _write(recipient: Recipient, letter: Letter) -> OutboxMessage:
+def _write(recipients: Sequence[Recipient], letter: Letter) -> Messages:
     common: dict[str, Any] = {
-        "to": recipient,
         "channel": letter.channel,
         "scheduled_at": letter.send_at,
-        "priority": Priority.BULK,
-        "idempotency_key": _key(letter, recipient.pk),
+        "idempotency_key": f"broadcast:{letter.token}",
         "related_object": ("broadcast", letter.token),
+        "skip_invalid": True,
     }
     if letter.event:
-        attributes = recipient.attributes if isinstance(recipient.attributes, dict) else {}
-        # A name that nobody knows is missing, so that an event which requires it refuses.
-        name = {"name": recipient.name} if recipient.name else {}
-        return enqueue_notification(event_key=letter.event, context={**attributes, **name}, **common)
-    return send(subject=letter.subject, body_text=letter.text, **common)
+        people = [(recipient, _context(recipient)) for recipient in recipients]
+        return BulkNotifier.send_bulk(recipients=people, event_key=letter.event, **common)
+    return BulkNotifier.send_bulk(recipients=recipients, subject=letter.subject, body_text=letter.text, **common)
 
 
-def _audit(defaults: CommunicationSettings, letter: Letter, result: Result, actor: Any) -> None:
+def _context(recipient: Recipient) -> dict[str, Any]:
+    attributes = recipient.attributes if isinstance(recipient.attributes, dict) else {}
+    # A name that nobody knows is missing, so that an event which requires it refuses.
+    return {**attributes, **({"name": recipient.name} if recipient.name else {})}
+
+
+def _muted(messages: Messages) -> Counter[str]:
+    """Those that are stored and will not go, by reason."""
+    suppressed = OutboxMessage.objects.filter(pk__in=messages.ids, status=MessageStatus.SUPPRESSED)
+    return Counter(suppressed.values_list("error_message", flat=True))
+
+
+def _reason(error: CommunicationError, letter: Letter) -> str:
+    if isinstance(error, IdempotencyConflict):
+        return "this page was sent before, with other words: open it anew"
+    if isinstance(error, InvalidRecipientError):
+        return f"no address for {labels([letter.channel])}"
+    return str(error).rstrip(".")
+
+
+def _audit(letter: Letter, result: Result, actor: Any) -> None:
     LogEntry.objects.log_create(
-        defaults,
+        CommunicationSettings.objects.get(),
         force_log=True,
         action=LogEntry.Action.ACCESS,
         changes={},

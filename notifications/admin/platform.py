@@ -9,6 +9,7 @@ from django import forms
 from django.contrib import messages
 from django.contrib.admin import display
 from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import transaction
 from django.db.models import BooleanField, Case, Model, QuerySet, Value, When
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -17,13 +18,16 @@ from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.enums import ActionVariant
 from unfold.forms import BaseDialogForm
-from unfold.widgets import UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminTextInputWidget
 
+from notifications import quotas
 from notifications.admin.sites import BaseAdmin, action, link, moment, platform_site, redirect, tone
 from tenants import hosts, onboarding
 from tenants.models import Domain, Status, Tenant, up_to_date
 from tenants.onboarding import OnboardingError
 
+QUOTA_LIMIT = 2_147_483_647
+"""What the column holds at most."""
 _TONES = {Status.ACTIVE: "success", Status.SUSPENDED: "warning", Status.CLOSED: ""}
 
 
@@ -32,6 +36,19 @@ class SuspendForm(BaseDialogForm):  # type: ignore[misc]
 
     reason = forms.CharField(
         label="Reason", max_length=300, widget=UnfoldAdminTextInputWidget, help_text="Other operators see it."
+    )
+
+
+class QuotaForm(BaseDialogForm):  # type: ignore[misc]
+    """How many messages a tenant may have accepted in a day."""
+
+    daily_quota = forms.IntegerField(
+        label="Messages a day",
+        required=False,
+        min_value=0,
+        max_value=QUOTA_LIMIT,
+        widget=UnfoldAdminIntegerFieldWidget,
+        help_text="Counted from midnight UTC, or from now on if there was no quota. Empty: as for every tenant.",
     )
 
 
@@ -58,16 +75,17 @@ class CloseForm(forms.Form):
 
 
 class TenantAdmin(BaseAdmin):
-    """The tenants: what state they are in, and the three things done to them."""
+    """The tenants: what state they are in, and the four things done to them."""
 
     list_display = ("name", "status_shown", "domains_shown", "schema_name", "migrations_shown", "since")
     sortable_by = ("name", "status_shown")
     list_filter = (("status", ChoicesDropdownFilter),)
     search_fields = ("name", "schema_name", "domains__domain")
     ordering = ("name",)
-    actions_detail = ("suspend", "resume", "close_tenant")
+    actions_detail = ("set_quota", "suspend", "resume", "close_tenant")
     fieldsets = (
         (None, {"fields": (("name", "status_shown"), "status_reason", "domains_shown")}),
+        ("Limits", {"fields": ("quota_shown",)}),
         ("Schema", {"fields": (("schema_name", "migrations_shown"), "since")}),
     )
 
@@ -83,7 +101,7 @@ class TenantAdmin(BaseAdmin):
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:  # noqa: ARG002
-        """Only the three actions change one."""
+        """Only the actions change one."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:  # noqa: ARG002
@@ -91,7 +109,7 @@ class TenantAdmin(BaseAdmin):
         return False
 
     def has_move_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
-        """Whether the operator may suspend and resume tenants."""
+        """Whether the operator may suspend and resume tenants, and limit them."""
         return bool(request.user.has_perm("tenants.change_tenant"))
 
     def has_close_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
@@ -110,6 +128,7 @@ class TenantAdmin(BaseAdmin):
         if tenant is None or tenant.is_public:
             return []
         allowed = {
+            "set_quota": {Status.ACTIVE, Status.SUSPENDED},
             "suspend": {Status.ACTIVE, Status.SUSPENDED},
             "resume": {Status.SUSPENDED},
             "close_tenant": {Status.ACTIVE, Status.SUSPENDED},
@@ -119,6 +138,23 @@ class TenantAdmin(BaseAdmin):
             for found in super().get_actions_detail(request, object_id)
             if tenant.status in allowed[found.method.original_function_name]
         ]
+
+    @action(
+        description="Daily quota",
+        permissions=["move"],
+        url_path="quota",
+        icon="speed",
+        dialog={
+            "title": "How many messages a day?",
+            "description": "What goes beyond them is refused until midnight UTC, codes and password resets excepted.",
+            "form_class": QuotaForm,
+            "form_submit_text": "Save",
+        },
+    )
+    def set_quota(self, request: HttpRequest, form: QuotaForm, object_id: str) -> HttpResponse:
+        """Give a tenant a daily quota of its own, or take it away."""
+        quota = form.cleaned_data["daily_quota"]
+        return self._move(request, object_id, lambda tenant: _set_quota(tenant, quota, str(request.user)), "is limited")
 
     @action(
         description="Suspend",
@@ -207,6 +243,15 @@ class TenantAdmin(BaseAdmin):
         """The status, coloured."""
         return tone(tenant.get_status_display(), _TONES[Status(tenant.status)])
 
+    @display(description="Daily quota")
+    def quota_shown(self, tenant: Tenant) -> str:
+        """What holds for it, and how much of it is used today."""
+        quota = quotas.quota_of(tenant.daily_quota, tenant_id=tenant.pk)
+        if quota is None:
+            return "None"
+        whose = "" if tenant.daily_quota is not None else ", as for every tenant"
+        return f"{quota.most:,} messages{whose}; {quota.used():,} used today"
+
     @display(description="Since")
     def since(self, tenant: Tenant) -> SafeString:
         """When it was made."""
@@ -222,6 +267,14 @@ class TenantAdmin(BaseAdmin):
     def migrations_shown(self, tenant: Any) -> SafeString:
         """Whether its schema has what this code needs."""
         return tone("Up to date", "success") if tenant.ready else tone("Behind", "danger")
+
+
+def _set_quota(tenant: Tenant, quota: int | None, actor: str) -> None:
+    with transaction.atomic():
+        # Saved as an object, not updated in a set, so that the audit log has it.
+        locked = Tenant.objects.select_for_update().get(pk=tenant.pk)
+        locked.daily_quota, locked.changed_by = quota, actor
+        locked.save(update_fields=["daily_quota"])
 
 
 class DomainForm(forms.ModelForm):  # type: ignore[type-arg]

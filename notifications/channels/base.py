@@ -70,13 +70,23 @@ class Unavailable(Failure):
         error_class: ErrorClass = "transient",
         code: str = "",
         retry_after: timedelta | None = None,
+        account_wide: bool | None = None,
     ) -> None:
         super().__init__(text, error_class=error_class, code=code)
         self.retry_after = retry_after
+        self.account_wide = error_class in {"throttled", "auth"} if account_wide is None else account_wide
+        """Whether it is about the account or the way to its provider, and so meets its next message too."""
 
 
 class Uncertain(Failure):
     """The provider may have taken the message: wait for a receipt, do not resend blindly."""
+
+    def __init__(
+        self, text: str, *, error_class: ErrorClass = "transient", code: str = "", account_wide: bool = True
+    ) -> None:
+        super().__init__(text, error_class=error_class, code=code)
+        self.account_wide = account_wide
+        """As with Unavailable: a server that stops answering does so for all, an address of its own for itself."""
 
 
 class InvalidSettings(ValueError):
@@ -99,6 +109,8 @@ class Adapter(ABC):
     """True when a tenant may not choose it for an account of its own."""
     secret_settings: ClassVar[frozenset[str]] = frozenset()
     """The settings to encrypt at rest and never to show again."""
+    can_look_up: ClassVar[bool] = False
+    """True when `look_up` can tell whether the provider took a message."""
     connections: int = 1
 
     @abstractmethod
@@ -127,6 +139,14 @@ class Adapter(ABC):
             Unavailable: it was not taken; the same send may work later.
             Uncertain: it may have been taken.
         """
+
+    def look_up(self, message: Outgoing) -> Accepted | None:
+        """Ask the provider about a hand-over of unknown fate: how it took it, or None when it does not have it.
+
+        Raises:
+            Failure: it cannot be told now.
+        """
+        raise Unavailable(f"{self.provider} cannot be asked about message {message.reference}")
 
     def close(self) -> None:
         """Close what is kept open; hand-overs in flight finish first, and a later send opens anew."""

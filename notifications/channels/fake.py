@@ -26,6 +26,7 @@ class Fake(Adapter):
         self.closed = 0
         self._at_once = 0
         self._scripts: dict[str, deque[Outcome]] = defaultdict(deque)
+        self._known: dict[str, Accepted | Failure | None] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -39,6 +40,18 @@ class Fake(Adapter):
         """
         with self._lock:
             self._scripts[to].extend(outcomes)
+
+    def know(self, to: str, answer: Accepted | Failure | None) -> None:
+        """Let the provider be asked, and say what it answers about a recipient's messages."""
+        self.can_look_up = True  # type: ignore[misc]
+        self._known[to] = answer
+
+    def look_up(self, message: Outgoing) -> Accepted | None:
+        """Answer as told."""
+        answer = self._known[message.to]
+        if isinstance(answer, Failure):
+            raise answer
+        return answer
 
     def send(self, message: Outgoing) -> Accepted:
         """Record the message and play the recipient's next outcome."""

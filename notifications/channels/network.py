@@ -6,7 +6,9 @@ a second look-up by the socket could be answered differently (DNS rebinding).
 
 import ipaddress
 import re
+import select
 import socket
+import ssl
 import time
 from ipaddress import IPv4Address, IPv6Address
 
@@ -184,6 +186,19 @@ def is_public(address: Address) -> bool:
             return False
         return address in GLOBAL_V6 and not any(address in network for network in DENIED_V6)
     return address.is_global and not any(address in network for network in DENIED_V4)
+
+
+def readable(connection: socket.socket | None) -> bool:
+    """Whether reading would give something at once, be it the connection's end; never when there is none."""
+    if connection is None:
+        return False
+    if connection.fileno() < 0:
+        return True
+    if isinstance(connection, ssl.SSLSocket) and connection.pending():
+        return True
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _is_inside(name: str) -> bool:

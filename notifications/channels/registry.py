@@ -4,12 +4,14 @@ from notifications.channels.base import Adapter, Networks, Settings
 from notifications.channels.console import Console
 from notifications.channels.email.django import DjangoMail
 from notifications.channels.email.smtp import SMTP
+from notifications.channels.webhook.https import HTTPS
 
 ADAPTERS: dict[tuple[str, str], type[Adapter]] = {
     ("email", "smtp"): SMTP,
     ("email", "django"): DjangoMail,
     ("email", "console"): Console,
     ("sms", "console"): Console,
+    ("webhook", "https"): HTTPS,
 }
 
 

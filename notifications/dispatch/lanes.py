@@ -1,5 +1,6 @@
 """Lanes: which of a tenant's work may be done now, and in which order."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -74,3 +75,32 @@ def hold(lane_id: int, until: datetime) -> None:
             f"UPDATE {TABLE} SET not_before = %s WHERE id = %s AND (not_before IS NULL OR not_before < %s)",
             [until, lane_id, until],
         )
+
+
+def hold_outboxes(outboxes: Collection[UUID], until: datetime) -> None:
+    """Leave all lanes of these outboxes alone until then."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            UPDATE {TABLE} SET not_before = %s
+            WHERE id IN (
+                SELECT id FROM {TABLE} WHERE outbox_uuid = ANY(%s) AND (not_before IS NULL OR not_before < %s)
+                ORDER BY id FOR UPDATE)
+            """,
+            [until, list(outboxes), until],
+        )
+
+
+def let_go(outboxes: Collection[UUID]) -> list[tuple[int, str]]:
+    """Let all lanes of these outboxes be served again; returns tenant and queue of those that waited."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            UPDATE {TABLE} SET not_before = NULL
+            WHERE id IN (
+                SELECT id FROM {TABLE} WHERE outbox_uuid = ANY(%s) AND not_before IS NOT NULL ORDER BY id FOR UPDATE)
+            RETURNING tenant_id, queue
+            """,
+            [list(outboxes)],
+        )
+        return sorted(set(cursor.fetchall()))

@@ -7,7 +7,7 @@ claimed with `FOR UPDATE SKIP LOCKED`, so any number of workers drain one lane w
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 from django.conf import settings
 
 from notifications.dispatch.models import Kind
-from tenants.connection import connection
+from tenants.connection import connection, one_trip
 
 TABLE = "public.dispatch_ledgerrow"
 
@@ -38,9 +38,10 @@ class Claim:
     worker: str
     token: UUID = field(default_factory=uuid4)
     rows: Sequence[Claimed] = ()
+    """What was claimed last."""
+    open: set[UUID] = field(default_factory=set)
+    """All that was claimed and is not yet given back or taken off."""
     renewed_at: float = field(default_factory=time.monotonic)
-    released: bool = False  # some rows were given back undone
-    held: bool = False  # … because the sender's limit is reached
 
 
 def _lease() -> str:
@@ -77,7 +78,15 @@ def claim(
     Rows flagged for the commands are left alone unless `manual` says that a command asks.
     """
     found = Claim(tenant_id, worker[:100])
-    with connection.cursor() as cursor:
+    extend(found, lane_id, limit=limit, manual=manual, only=only)
+    return found
+
+
+def extend(
+    claim: Claim, lane_id: int, *, limit: int, manual: bool = False, only: UUID | None = None
+) -> Sequence[Claimed]:
+    """Claim more of a lane under the same token; returns what was added, which is `claim.rows` then."""
+    with one_trip(), connection.cursor() as cursor:
         cursor.execute(
             f"""
             WITH due AS (
@@ -98,12 +107,13 @@ def claim(
                 "only": only,
                 "limit": limit,
                 "lease": _lease(),
-                "token": found.token,
-                "worker": found.worker,
+                "token": claim.token,
+                "worker": claim.worker,
             },
         )
-        rows = [Claimed(*row[1:]) for row in sorted(cursor.fetchall())]
-    return replace(found, rows=rows)
+        claim.rows = [Claimed(*row[1:]) for row in sorted(cursor.fetchall())]
+    claim.open.update(row.item for row in claim.rows)
+    return claim.rows
 
 
 def _ours(claim: Claim, items: Sequence[UUID]) -> list[Any]:
@@ -116,7 +126,7 @@ _OURS = "item = ANY(%s) AND tenant_id = %s AND kind = %s AND token = %s"
 def renew(claim: Claim) -> None:
     """Hold the lease on all rows that are left of a claim for a full lease from now."""
     claim.renewed_at = time.monotonic()
-    ours = _ours(claim, [row.item for row in claim.rows])
+    ours = _ours(claim, list(claim.open))
     with connection.cursor() as cursor:
         cursor.execute(f"UPDATE {TABLE} SET lease_until = now() + %s::interval WHERE {_OURS}", [_lease(), *ours])
 
@@ -148,12 +158,18 @@ def mark_handed_over(claim: Claim, items: Sequence[UUID]) -> set[UUID]:
 
 def finish(claim: Claim, items: Sequence[UUID]) -> None:
     """Take rows off the ledger: their work is done, or only a person can take it further."""
+    if not items:
+        return
+    claim.open.difference_update(items)
     with connection.cursor() as cursor:
         cursor.execute(f"DELETE FROM {TABLE} WHERE {_OURS}", _ours(claim, items))
 
 
 def postpone(claim: Claim, items: Sequence[UUID], due_at: Sequence[datetime | None]) -> None:
     """Give rows back, each due at its time (None: at once)."""
+    if not items:
+        return
+    claim.open.difference_update(items)
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
@@ -172,6 +188,9 @@ def release(claim: Claim, items: Sequence[UUID]) -> None:
 
     One that was charged a death is not charged for what did not begin, and goes alone again: its token stays.
     """
+    if not items:
+        return
+    claim.open.difference_update(items)
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
@@ -181,7 +200,31 @@ def release(claim: Claim, items: Sequence[UUID]) -> None:
             """,
             _ours(claim, items),
         )
-    claim.released = True
+
+
+def leave(claim: Claim, items: Sequence[UUID]) -> None:
+    """Give suspects back that were not begun: they are suspects still."""
+    if not items:
+        return
+    claim.open.difference_update(items)
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {TABLE} SET lease_until = NULL WHERE {_OURS}", _ours(claim, items))
+
+
+def move(claim: Claim, items: Sequence[UUID], lane_id: int) -> None:
+    """Give rows to another lane, due at once."""
+    if not items:
+        return
+    claim.open.difference_update(items)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            UPDATE {TABLE}
+            SET lane_id = %s, due_at = now(), lease_until = NULL, token = NULL, handed_over_at = NULL, deaths = 0
+            WHERE {_OURS}
+            """,
+            [lane_id, *_ours(claim, items)],
+        )
 
 
 def lock(item: UUID, *, tenant_id: int, kind: Kind = Kind.SEND) -> None:

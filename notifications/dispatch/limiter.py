@@ -106,9 +106,9 @@ def take(limit: Limit, *, wanted: int, lease: float) -> Grant:
     return granted
 
 
-def give_back(granted: Grant, *, ended_ago: Sequence[float]) -> None:
-    """Settle a grant: each of its hand-overs ended so many seconds ago, and the other permits were not used."""
-    limit, unused = granted.limit, granted.permits - len(ended_ago)
+def give_back(granted: Grant, *, ended_ago: Sequence[float] = (), unused: int = 0) -> None:
+    """Settle permits of a grant, in any number of parts: hand-overs that ended so many seconds ago, and unused ones."""
+    limit = granted.limit
     ends, now = _locked(limit)
     ended = [now - ago for ago in ended_ago]
     _store(limit, settle(ends, limit, bucket=granted.bucket, ended=ended, unused=unused, now=now))

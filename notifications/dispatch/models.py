@@ -59,6 +59,36 @@ class OutboxWindow(models.Model):
         return f"window of {self.outbox}"
 
 
+class AccountHold(models.Model):
+    """Why an account's lanes wait, and how long; an account that is well has no row. See `circuits`."""
+
+    pk = models.CompositePrimaryKey("owner", "account")
+    owner = models.IntegerField(help_text="The tenant's key; 0 is the platform.")
+    account = models.UUIDField()
+    failures = models.PositiveIntegerField(default=0, help_text="Hand-overs in a row that the provider could not take.")
+    opened = models.PositiveSmallIntegerField(default=0, help_text="How often in a row its circuit opened.")
+    not_before = models.DateTimeField(null=True)
+    reason = models.CharField(max_length=200, blank=True)
+
+    def __str__(self) -> str:
+        return f"hold on {self.account}"
+
+
+class Usage(models.Model):
+    """How much a tenant used in a period: the sum of its rows, of which each caller locks at most one."""
+
+    tenant_id = models.IntegerField()
+    measure = models.CharField(max_length=12)
+    period = models.DateTimeField(help_text="The period's beginning.")
+    used = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        indexes = [models.Index(fields=["tenant_id", "measure", "period"], name="usage_period")]
+
+    def __str__(self) -> str:
+        return f"{self.used} {self.measure}"
+
+
 class LedgerRow(models.Model):
     """One item of work. It is deleted when the work is done, or when only a person can take it further."""
 

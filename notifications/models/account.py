@@ -47,6 +47,7 @@ class Account(TenantModel):
     SLACK = NotificationChannel.SLACK
     TEAMS = NotificationChannel.TEAMS
     VOICE = NotificationChannel.VOICE
+    WEBHOOK = NotificationChannel.WEBHOOK
 
     id = uuid_key()
     name = models.CharField(max_length=100, blank=True)
@@ -245,6 +246,11 @@ class CommunicationSettings(TenantModel):
     sms_provider = models.CharField(max_length=30, blank=True)
     email_from_address = models.CharField(max_length=254, blank=True)
     email_from_name = models.CharField(max_length=100, blank=True)
+    failover = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="When a provider certainly did not take a message, try the next outbox of the channel, by priority.",
+    )
     updated_at = models.DateTimeField(auto_now=True)
 
     class Meta:

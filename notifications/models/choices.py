@@ -14,6 +14,7 @@ class NotificationChannel(models.TextChoices):
     SLACK = "slack", "Slack"
     TEAMS = "teams", "Teams"
     VOICE = "voice", "Voice"
+    WEBHOOK = "webhook", "Webhook"
 
 
 class MessageType(models.TextChoices):

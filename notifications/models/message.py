@@ -60,10 +60,13 @@ class OutboxMessage(TenantModel):
     recipient = models.ForeignKey(
         Recipient, models.SET_NULL, null=True, blank=True, db_constraint=False, db_index=False, related_name="+"
     )
-    to_address = models.CharField(max_length=254)
+    to_address = models.CharField(max_length=2000)
     to_name = models.CharField(max_length=200, blank=True)
     from_address = models.CharField(max_length=254, blank=True)
     from_name = models.CharField(max_length=100, blank=True)
+    from_fixed = models.BooleanField(
+        db_default=False, default=False, help_text="The caller named the sender: no other may stand in."
+    )
     reply_to = models.CharField(max_length=254, blank=True)
 
     subject = models.TextField(blank=True)

@@ -1,5 +1,6 @@
 """Whom a tenant writes to, and what they want."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
@@ -61,6 +62,20 @@ class Recipient(TenantModel):
         super().save(*args, **kwargs)
 
 
+type Switches = Mapping[str, Mapping[str, bool] | bool]
+
+
+def allowed_by(switches: Switches, category: str, channel: str) -> bool:
+    """Whether off switches by category and channel let a message pass; `*` stands for every category."""
+    for name in (category, "*"):
+        wanted = switches.get(name)
+        if isinstance(wanted, dict) and channel in wanted:
+            return bool(wanted[channel])
+        if isinstance(wanted, bool):
+            return wanted
+    return True
+
+
 class NotificationPreference(TenantModel):
     """What a recipient wants to get; the row without a recipient holds the tenant's defaults."""
 
@@ -104,13 +119,7 @@ class NotificationPreference(TenantModel):
 
     def allows(self, category: str, channel: str) -> bool:
         """Whether messages of the category may come on the channel; `*` stands for every category."""
-        for name in (category, "*"):
-            wanted = self.switches.get(name)
-            if isinstance(wanted, dict) and channel in wanted:
-                return bool(wanted[channel])
-            if isinstance(wanted, bool):
-                return wanted
-        return True
+        return allowed_by(self.switches, category, channel)
 
 
 class Suppression(TenantModel):

@@ -227,13 +227,13 @@ def test_the_providers_answer_is_kept_with_the_message(acme_sends):
     assert fresh(message).provider_response == {"response": "250 queued as 42"}
 
 
-def test_a_turn_that_is_over_gives_back_what_has_not_begun(acme_sends):
-    messages = [accepted() for _ in range(3)]
+def test_a_turn_that_is_over_claims_no_more(acme_sends):
     acme_sends.connections = 1
+    messages = [accepted() for _ in range(30)]
     tally = delivery.take_turn("default", seconds=0)
-    assert tally.total == 1
-    assert [fresh(message).status for message in messages] == ["sent", "pending", "pending"]
-    assert turn().sent == 2
+    assert 0 < tally.sent < 30
+    assert fresh(messages[-1]).status == "pending"
+    assert turn().sent == 30 - tally.sent
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,8 @@ def test_the_threads_that_hand_over_open_no_database_connection(acme_sends):
             accepted(f"ada{number}@example.com")
         assert turn().sent == 20
         cursor.execute(count)
-        assert cursor.fetchone()[0] <= before
+        # The writer has one of its own.
+        assert cursor.fetchone()[0] <= before + 1
 
 
 def test_a_turn_loads_and_records_in_sets(acme_sends, django_assert_max_num_queries):

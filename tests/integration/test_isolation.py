@@ -10,7 +10,7 @@ from django.contrib.auth import authenticate, get_user_model
 from django.core.cache import cache
 from django.db import connection, transaction
 
-from notifications import delivery, jobs, lifecycle, queues
+from notifications import jobs, lifecycle, preparing, queues
 from notifications.channels import Rejected, Unavailable
 from notifications.dispatch.models import Lane, LedgerRow
 from notifications.exceptions import CommunicationError, TenantRequired
@@ -372,4 +372,4 @@ def test_wording_that_was_rolled_back_is_never_sent(acme):
         template.body_text = "two"
         template.save()
         message = send(to="ada@example.com", template_key=template.event_key, context={})
-        assert delivery.content_of(message)[1] == "two"
+        assert preparing.content_of(message)[1] == "two"

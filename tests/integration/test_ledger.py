@@ -8,13 +8,12 @@ from django.contrib.auth import get_user_model
 from django.db import connection, transaction
 from django.utils import timezone
 
-from notifications import delivery, lifecycle
+from notifications import lifecycle, preparing
 from notifications.channels import Accepted
 from notifications.dispatch import ledger
-from notifications.dispatch.lanes import DueLane
 from notifications.dispatch.sweep import waiting
 from notifications.exceptions import NotCancellable
-from notifications.models import AttemptOutcome, MessageStatus, OutboxMessage, Suppression
+from notifications.models import Attempt, AttemptOutcome, MessageStatus, OutboxMessage, Suppression
 from notifications.models import Outbox as OutboxModel
 from notifications.models.fields import new_id
 from tenants.context import tenant_context
@@ -108,12 +107,17 @@ def test_unmarked_rows_of_a_dead_worker_go_again_and_its_token_is_worth_nothing(
     assert ledger.mark_handed_over(alive, [message.pk]) == {message.pk}
 
 
-def test_a_worker_whose_lease_ended_hands_nothing_over(acme_sends):
+def test_a_worker_whose_lease_ended_hands_nothing_over(acme_sends, monkeypatch):
     message = accepted()
-    late = die_after_claiming(message)
-    row = on_ledger(message).get()
-    outbox = message.outbox
-    assert delivery.deliver(late, DueLane(row.lane_id, message.outbox_scope, outbox.pk)) == []
+    prepare = preparing.prepare
+
+    def pause(*args):
+        end_leases()
+        return prepare(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparing, "prepare", pause)
+        assert turn().total == 0
     assert not acme_sends.received
     assert fresh(message).status == MessageStatus.PENDING
     assert turn().sent == 1
@@ -166,8 +170,13 @@ def test_a_text_message_that_may_have_gone_out_is_left_to_a_receipt_or_a_person(
     die_while_handing_over(message)
     turn()
     assert fresh(message).status == MessageStatus.UNCERTAIN
-    assert not on_ledger(message).exists()
     assert turn().total == 0
+    make_due(message)
+    Attempt.objects.update(finished_at=timezone.now() - timedelta(hours=25))
+    turn()
+    assert fresh(message).dead_lettered_at
+    assert not on_ledger(message).exists()
+    assert not acme_sends.received
     lifecycle.requeue(message, actor=operator())
     assert turn().sent == 1
 

@@ -6,7 +6,7 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
-from notifications import delivery, routing
+from notifications import drain, routing
 from notifications.dispatch import limiter
 from notifications.dispatch.models import Lane, OutboxWindow
 from notifications.models import Outbox, OutboxMessage, Scope
@@ -112,7 +112,7 @@ def test_racing_workers_never_take_more_than_there_is(acme):
 
     def take(_: int) -> int:
         with transaction.atomic():
-            return limiter.take(limit, wanted=5, lease=delivery.PERMIT_SECONDS).permits
+            return limiter.take(limit, wanted=5, lease=drain.PERMIT_SECONDS).permits
 
     assert sum(race(8, take)) == 20
 

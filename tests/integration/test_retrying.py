@@ -7,7 +7,8 @@ import pytest
 from django.utils import timezone
 
 from notifications.channels import Accepted, Rejected, Unavailable, Uncertain
-from notifications.models import AttemptOutcome, MessageStatus, OutboxMessage
+from notifications.models import Attempt, AttemptOutcome, MessageStatus, OutboxMessage
+from tests import factories
 from tests.factories import accepted, fresh, make_due, on_ledger, turn
 
 BACKOFF = [60, 300, 1800, 7200]
@@ -153,12 +154,58 @@ def test_the_message_id_and_the_reference_are_the_same_on_every_attempt(acme_sen
     ]
 
 
-def test_a_text_message_of_unknown_fate_is_not_asked_again(acme_sends):
+@pytest.fixture
+def doubtful_text(acme_sends):
+    """A text message that the provider may have taken."""
     acme_sends.script("+12025550188", Uncertain("perhaps"))
     message = accepted("+12025550188", channel="sms")
     turn()
     assert fresh(message).status == MessageStatus.UNCERTAIN
-    assert not on_ledger(message).exists()
+    return message
+
+
+def test_a_text_message_of_unknown_fate_is_not_sent_again_but_left_to_a_person_after_a_day(acme_sends, doubtful_text):
+    assert timedelta(hours=23) < on_ledger(doubtful_text).get().due_at - timezone.now() <= timedelta(hours=24)
+    make_due(doubtful_text)
+    Attempt.objects.update(finished_at=timezone.now() - timedelta(hours=24))
+    turn()
+    stored = fresh(doubtful_text)
+    assert (stored.status, stored.dead_lettered_at is not None) == ("uncertain", True)
+    assert not on_ledger(doubtful_text).exists()
+    assert len(acme_sends.received) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "times"),
+    [
+        (Accepted(provider_id="p-9", response="found"), "sent", 1),
+        (None, "sent", 2),
+        (Unavailable("cannot say"), "uncertain", 1),
+    ],
+    ids=["it has it", "it does not have it", "it cannot say"],
+)
+def test_a_provider_that_can_be_asked_is_asked_before_anything_costs_twice(
+    acme_sends, doubtful_text, answer, status, times
+):
+    acme_sends.know(doubtful_text.to_address, answer)
+    make_due(doubtful_text)
+    turn()
+    assert fresh(doubtful_text).status == status
+    assert len(acme_sends.received) == times
+    assert on_ledger(doubtful_text).exists() == (status == "uncertain")
+
+
+@pytest.mark.parametrize("channel", ["push", "slack", "webhook"])
+def test_where_a_second_copy_is_harmless_it_goes_again_under_its_reference(acme_sends, channel):
+    factories.Outbox(account__kind=channel, address="sender", account__provider="fake")
+    to = "https://example.com/hook" if channel == "webhook" else "token-1"
+    message = accepted(to, channel=channel, subject="Hi", body_text="Hello")
+    acme_sends.script(message.to_address, Uncertain("perhaps"))
+    turn()
+    make_due(message)
+    turn()
+    assert fresh(message).status == "sent"
+    assert len({outgoing.reference for outgoing in acme_sends.received}) == 1
 
 
 def test_one_recipients_failure_is_nobody_elses(acme_sends):

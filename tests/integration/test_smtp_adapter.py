@@ -264,6 +264,7 @@ def test_each_refusal_has_one_meaning(server, connect, step, reply, outcome, err
     if reply[:3].isdigit() and reply[0] in "45":
         assert str(failure) == reply
         assert failure.code == reply[:3]
+        assert getattr(failure, "account_wide", False) == (error_class in {"throttled", "auth"})
     assert adapter.send(MAIL).response == "250 2.0.0 queued as TEST"
 
 
@@ -331,6 +332,16 @@ def test_a_closed_port_is_unavailable(server, connect):
     server.__exit__()
     failure = failure_of(adapter)
     assert (type(failure), str(failure)) == (Unavailable, session.UNREACHABLE)
+    assert failure.account_wide
+
+
+def test_a_name_that_nobody_knows_counts_against_the_account(connect, server, monkeypatch):
+    def getaddrinfo(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    failure = failure_of(connect(server, "mail.carillon.invalid", port=587))
+    assert (str(failure), failure.account_wide) == (session.NOT_FOUND, True)
 
 
 @pytest.mark.parametrize(
@@ -412,12 +423,14 @@ def test_tls_that_is_refused_is_never_replaced_by_clear_text(connect, tmp_path, 
         failure = failure_of(connect(server, use_tls=True, timeout=0.3))
     assert isinstance(failure, Unavailable)
     assert failure.error_class == ("throttled" if reply.startswith("454") else "transient")
+    assert failure.account_wide
     assert not any(command.startswith(("mail", "auth")) for command in server.commands)
 
 
 def test_tls_that_is_not_offered_is_never_replaced_by_clear_text(server, connect):
     failure = failure_of(connect(server, use_tls=True, username="acme", password=PASSWORD))
     assert (type(failure), str(failure)) == (Unavailable, session.CLEAR_TEXT)
+    assert failure.account_wide
     assert not any(command.startswith(("mail", "auth")) for command in server.commands)
 
 
@@ -427,6 +440,7 @@ def test_a_certificate_nobody_vouches_for_is_refused(connect, tmp_path, implicit
     with SMTPServer(tls=tls, implicit_tls=implicit) as server:
         failure = failure_of(connect(server, use_tls=not implicit, use_ssl=implicit))
     assert (type(failure), str(failure)) == (Unavailable, session.BAD_TLS)
+    assert failure.account_wide
     assert not any(command.startswith("mail") for command in server.commands)
 
 
@@ -477,6 +491,7 @@ def test_words_slipped_in_before_tls_are_not_taken_for_replies(connect, tmp_path
         server.on("starttls", "220 go on\r\n250-injected\r\n250 AUTH PLAIN")
         failure = failure_of(connect(server, named, use_tls=True))
     assert (type(failure), str(failure)) == (Unavailable, session.BAD_TLS)
+    assert failure.account_wide
     assert [command.split()[0] for command in server.commands] == ["ehlo", "STARTTLS"]
 
 
@@ -495,7 +510,8 @@ def test_a_private_address_is_rejected_and_not_told(connect, server):
 def test_a_connection_lost_before_the_payload_is_unavailable(server, connect, step, fault):
     server.on(step, fault)
     adapter = connect(server, timeout=0.3)
-    assert isinstance(failure_of(adapter), Unavailable)
+    failure = failure_of(adapter)
+    assert (type(failure), failure.account_wide) == (Unavailable, True)
     assert b"Subject" not in b"".join(server.received)
     adapter.send(MAIL)
 
@@ -531,7 +547,33 @@ def test_a_connection_lost_within_the_payload_is_unavailable(connect):
         adapter = build("email", "smtp", settings, allowed_networks=LOOPBACK)
         failure = failure_of(adapter, replace(MAIL, text="long " * 4_000_000))
         thread.join()
-    assert isinstance(failure, Unavailable)
+    assert (type(failure), failure.account_wide) == (Unavailable, False)
+
+
+def test_a_server_that_stops_reading_counts_against_the_account(connect):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5)
+        done = threading.Event()
+
+        def stop_reading() -> None:
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rb", buffering=0) as lines:
+                connection.sendall(b"220 hi\r\n")
+                for line in lines:
+                    if line.startswith(b"data"):
+                        connection.sendall(b"354 go on\r\n")
+                        done.wait(10)
+                        return
+                    connection.sendall(b"250 ok\r\n")
+
+        thread = threading.Thread(target=stop_reading, daemon=True)
+        thread.start()
+        settings = {"host": "127.0.0.1", "port": listener.getsockname()[1], "use_tls": False, "data_timeout": 0.3}
+        adapter = build("email", "smtp", settings, allowed_networks=LOOPBACK)
+        failure = failure_of(adapter, replace(MAIL, text="long " * 4_000_000))
+        done.set()
+        thread.join()
+    assert (type(failure), failure.account_wide) == (Unavailable, True)
 
 
 def test_a_connection_is_used_again(server, connect):

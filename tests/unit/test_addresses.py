@@ -9,7 +9,9 @@ from notifications.channels.addresses import (
     clean_email,
     clean_phone,
     clean_sender,
+    clean_url,
     display,
+    read_url,
 )
 
 
@@ -197,6 +199,7 @@ def test_a_domain_that_may_imitate_another_is_shown_in_punycode(stored, shown):
         ("sms", "030 901820", "+4930901820"),
         ("voice", "+49 30 901820", "+4930901820"),
         ("chat", " general ", "general"),
+        ("webhook", "HTTPS://Hooks.Example.com/Notify", "https://hooks.example.com/Notify"),
     ],
 )
 def test_each_channel_stores_its_own_kind_of_address(channel, typed, stored):
@@ -212,3 +215,126 @@ def test_a_text_message_comes_from_a_number_or_a_short_name(sender):
 def test_a_text_message_comes_from_nothing_else(sender):
     with pytest.raises(InvalidAddress):
         clean_sender("sms", sender)
+
+
+@pytest.mark.parametrize("sender", ["acme-notifications", "https://acme.example/", "hello@acme.test", "Müller & Co"])
+def test_a_webhook_comes_from_any_name(sender):
+    assert clean_sender("webhook", sender) == sender
+
+
+@pytest.mark.parametrize("sender", ["", "  ", "a\r\nb", "a\x00", "a\u202eb", "x" * 101])
+def test_a_webhook_does_not_come_from_nobody_or_from_what_hides_something(sender):
+    with pytest.raises(InvalidAddress):
+        clean_sender("webhook", sender)
+
+
+@pytest.mark.parametrize(
+    ("typed", "stored"),
+    [
+        ("https://hooks.example.com/notify", "https://hooks.example.com/notify"),
+        (" https://hooks.example.com ", "https://hooks.example.com/"),
+        ("HTTPS://Hooks.Example.COM:443/A/%7Eb?x=1&y=?/", "https://hooks.example.com/A/%7Eb?x=1&y=?/"),
+        ("https://hooks.example.com?x", "https://hooks.example.com/?x"),
+        ("https://hooks.example.com.:8443/", "https://hooks.example.com:8443/"),
+        ("http://hooks.example.com:80/", "http://hooks.example.com/"),
+        ("http://hooks.example.com:443/", "http://hooks.example.com:443/"),
+        ("https://münchen.de/", "https://xn--mnchen-3ya.de/"),
+        ("https://straße.de/", "https://xn--strae-oqa.de/"),
+        ("https://ｅｘａｍｐｌｅ。com/", "https://example.com/"),
+        ("https://8.8.8.8/", "https://8.8.8.8/"),
+        ("https://[2A00:1450:4001:0::1A]:8443/x", "https://[2a00:1450:4001::1a]:8443/x"),
+        ("https://hooks.example.com/a@b:c;d=(e)!$&'*+,", "https://hooks.example.com/a@b:c;d=(e)!$&'*+,"),
+        ("https://hooks.example.com/../a//b/.", "https://hooks.example.com/../a//b/."),
+    ],
+)
+def test_a_url_has_one_spelling(typed, stored):
+    assert clean_url(typed) == stored
+    assert clean_url(stored) == stored
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "",
+        "https://",
+        "https:///x",
+        "hooks.example.com/x",
+        "//hooks.example.com/x",
+        "ftp://hooks.example.com/",
+        "file:///etc/passwd",
+        "gopher://127.0.0.1:6379/_",
+        "javascript:alert(1)",
+        "httpſ://hooks.example.com/",
+        "https:hooks.example.com/",
+        "https:/hooks.example.com/",
+        "https://user@hooks.example.com/",
+        "https://user:hush@hooks.example.com/",
+        "https://hooks.example.com@evil.test/",
+        "https://hooks.example.com\\@evil.test/",
+        "https://hooks.example.com%40evil.test/",
+        "https://evil.test\\.example.com/",
+        "https://hooks.example.com/#part",
+        "https://hooks.example.com#@evil.test/",
+        "https://hooks.example.com:0/",
+        "https://hooks.example.com:65536/",
+        "https://hooks.example.com:/",
+        "https://hooks.example.com:44３/",
+        "https://hooks.example.com:-1/",
+        "https://hooks.exa mple.com/",
+        "https://hooks.example.com/a b",
+        "https://hooks.example.com/a\tb",
+        "https://hooks.example.com/\r\nX-Forged: 1",
+        "https://hooks.example.com/\x00",
+        "https://hooks.example.com/\u2028",
+        "https://hooks.example.com/\ud800",
+        "https://hooks.example.com/ü",
+        "https://hooks.example.com/%",
+        "https://hooks.example.com/%zz",
+        "https://hooks.example.com/<x>",
+        "https://hooks.example.com/{x}",
+        'https://hooks.example.com/"',
+        "https://hooks..example.com/",
+        "https://-hooks.example.com/",
+        "https://2130706433/",
+        "https://0x7f.1/",
+        "https://127.1/",
+        "https://0177.0.0.1/",
+        "https://①②⑦.⓪.⓪.①/",
+        "https://127。0。0。1/",
+        "https://[127.0.0.1]/",
+        "https://[::1/",
+        "https://[fe80::1%25eth0]/",
+        "https://[::1]x/",
+        "https://::1/",
+        "https://hooks.example.com/" + "a" * 2000,
+        "https://" + "ü" * 1000 + ".com/",
+        "https://[" + "0" * 100_000 + "]/",
+    ],
+)
+def test_anything_but_one_plain_url_is_refused(typed):
+    with pytest.raises(InvalidAddress) as raised:
+        clean_url(typed)
+    assert str(raised.value)[0].isupper()
+    assert "hush" not in str(raised.value)
+
+
+@pytest.mark.parametrize("typed", ["https://user:hush@hooks.example.com/", "https://hooks.example.com@evil.test/"])
+def test_a_user_name_in_a_url_is_told_to_be_removed(typed):
+    with pytest.raises(InvalidAddress, match="Remove the user name"):
+        clean_url(typed)
+
+
+def test_a_url_may_have_2000_characters_and_no_more():
+    head = "https://hooks.example.com/"
+    assert len(clean_url(head + "a" * (2000 - len(head)))) == 2000
+    with pytest.raises(InvalidAddress):
+        clean_url(head + "a" * (2001 - len(head)))
+    with pytest.raises(InvalidAddress):
+        clean_url("https://münchen.example/" + "a" * 1976)
+
+
+def test_a_url_is_taken_apart_as_it_is_connected_to():
+    address = read_url("https://[::1]:8443/a?b")
+    assert (address.host, address.port, address.target) == ("::1", 8443, "/a?b")
+    assert address.authority == "[::1]:8443"
+    assert read_url("https://hooks.example.com").authority == "hooks.example.com"

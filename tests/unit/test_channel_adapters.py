@@ -55,7 +55,7 @@ def test_every_adapter_names_a_setting_it_does_not_know(channel, provider):
 def test_an_unknown_provider_is_told_which_there_are():
     with pytest.raises(UnknownProvider, match=r"'pigeon' for channel 'email'.*console, django, smtp"):
         build("email", "pigeon", {})
-    with pytest.raises(UnknownProvider, match=r"the channels are: email, sms"):
+    with pytest.raises(UnknownProvider, match=r"the channels are: email, sms, webhook"):
         build("smoke", "signal", {})
 
 

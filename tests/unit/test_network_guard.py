@@ -11,6 +11,7 @@ from notifications.channels.network import (
     clean_host,
     connect_pinned,
     is_public,
+    readable,
     resolve_public,
 )
 
@@ -377,3 +378,24 @@ def test_many_addresses_take_no_longer_than_one(resolver, monkeypatch):
 )
 def test_a_host_has_one_spelling(typed, stored):
     assert clean_host(typed) == stored
+
+
+def test_a_connection_is_readable_once_something_came_or_it_ended():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert not readable(ours)
+        theirs.sendall(b"x")
+        assert readable(ours)
+        ours.recv(1)
+        assert not readable(ours)
+        theirs.close()
+        assert readable(ours)
+    assert readable(ours)
+    assert not readable(None)
+
+
+def test_with_no_port_to_go_to_only_allowed_networks_are_left(resolver):
+    resolver.say("hooks.example.com.", ["8.8.8.8"])
+    with pytest.raises(ForbiddenAddress):
+        resolve_public("hooks.example.com", 443, allowed=LOOPBACK, ports=frozenset())
+    assert resolve_public("127.0.0.1", 443, allowed=LOOPBACK, ports=frozenset())

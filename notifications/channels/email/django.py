@@ -106,7 +106,7 @@ class KeptBackend:
             except smtplib.SMTPAuthenticationError as error:
                 raise Unavailable(NOT_LOGGED_IN, error_class="auth", code=str(error.smtp_code)) from None
             except OSError:
-                raise Unavailable(UNREACHABLE) from None
+                raise Unavailable(UNREACHABLE, account_wide=True) from None
             self._backend = backend
         return self._backend
 
@@ -130,5 +130,5 @@ def _meaning(error: Exception) -> Failure:
         case ValueError():
             return Rejected(str(error))
         case ConnectionRefusedError():
-            return Unavailable(UNREACHABLE)
+            return Unavailable(UNREACHABLE, account_wide=True)
     return Uncertain(f"The platform's mail backend failed ({type(error).__name__}); the message may have gone out.")

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import select
 import smtplib
 import socket
 import ssl
@@ -13,9 +12,9 @@ from typing import Any, Self
 
 from django.core.mail.backends.smtp import EmailBackend
 
-from notifications.channels.base import Failure, Networks, Rejected, Unavailable, Uncertain
+from notifications.channels.base import ErrorClass, Failure, Networks, Rejected, Unavailable, Uncertain
 from notifications.channels.email.mime import Mail, to_wire
-from notifications.channels.network import ForbiddenAddress, connect_pinned
+from notifications.channels.network import ForbiddenAddress, connect_pinned, readable
 
 IDLE_SECONDS = 3.0
 PROBE_SECONDS = 5.0
@@ -146,11 +145,12 @@ class Session(smtplib.SMTP):
             raise
         except (smtplib.SMTPNotSupportedError, smtplib.SMTPResponseException) as error:
             code = getattr(error, "smtp_code", 0)
-            raise Unavailable(CLEAR_TEXT, error_class="throttled" if code in THROTTLED_CODES else "transient") from None
+            error_class: ErrorClass = "throttled" if code in THROTTLED_CODES else "transient"
+            raise Unavailable(CLEAR_TEXT, error_class=error_class, account_wide=True) from None
         if self._unread:
             # Bytes sent in clear must not be taken for replies under TLS (CVE-2021-38371 and its kin).
             self.close()
-            raise Unavailable(BAD_TLS)
+            raise _down(BAD_TLS)
         return reply
 
     def login(self, user: str, password: str, *, initial_response_ok: bool = True) -> tuple[int, bytes]:
@@ -179,7 +179,7 @@ class Session(smtplib.SMTP):
 
     def alive(self) -> bool:
         """Whether the server still listens; asked only after a pause, a doubt, or words nobody asked for."""
-        quiet = not self._unread and not _readable(self.sock)
+        quiet = not self._unread and not readable(self.sock)
         if quiet and not self.doubtful and time.monotonic() - self.idle_since < IDLE_SECONDS:
             return self.sock is not None
         try:
@@ -282,10 +282,11 @@ class Session(smtplib.SMTP):
                 raise smtplib.SMTPServerDisconnected("not connected")
             self._limit(seconds)
             self.sock.sendall(payload)
-        except OSError:
+        except OSError as error:
             # The line with the dot is the last to go, so a server that saw it cannot be at the other end.
             self.close()
-            raise Unavailable(DROPPED) from None
+            # Hanging up in the middle may be about this mail's size or words; to stop reading is no answer to any mail.
+            raise Unavailable(DROPPED, account_wide=isinstance(error, TimeoutError)) from None
 
     def quit(self) -> tuple[int, bytes]:
         """Say goodbye, without waiting long for an answer."""
@@ -355,10 +356,10 @@ class Connection(EmailBackend):
             raise
         except smtplib.SMTPServerDisconnected:
             self.drop()
-            raise (Stale() if kept else Unavailable(DROPPED)) from None
+            raise (Stale() if kept else _down(DROPPED)) from None
         except TimeoutError:
             self.drop()
-            raise Unavailable(STALLED) from None
+            raise _down(STALLED) from None
         except smtplib.SMTPException as error:
             self.drop()
             raise _unreachable(error) from None
@@ -392,7 +393,7 @@ class Connection(EmailBackend):
         return self.connection
 
     def _connected(self) -> Session:
-        failure: Failure = Unavailable(UNREACHABLE)
+        failure: Failure = _down(UNREACHABLE)
         try:
             self.open()
         except (ForbiddenAddress, Failure, OSError) as error:
@@ -417,10 +418,19 @@ def _unreachable(error: Exception) -> Failure:
         case smtplib.SMTPResponseException(smtp_code=code) if code in THROTTLED_CODES:
             return Unavailable(THROTTLED, error_class="throttled", code=str(code))
         case ssl.SSLError():
-            return Unavailable(BAD_TLS)
+            return _down(BAD_TLS)
         case socket.gaierror():
-            return Unavailable(NOT_FOUND)
-    return Unavailable(UNREACHABLE)
+            return _down(NOT_FOUND)
+    return _down(UNREACHABLE)
+
+
+def _down(text: str) -> Unavailable:
+    """What does not depend on the mail: the server said nothing about it, and will meet the next one likewise.
+
+    That holds for silence and for hanging up before the mail's content went out, too. It may be the one address that
+    makes a server do so, but then it answers other mails, and only failures in a row count against the account.
+    """
+    return Unavailable(text, account_wide=True)
 
 
 def _expect(first_digit: int, step: str, code: int, reply: bytes) -> None:
@@ -456,11 +466,3 @@ def _quote(code: int, reply: bytes) -> str:
     if not text.isprintable():
         text = "".join(character for character in text if character.isprintable())
     return f"{code} {text[:200]}".strip()
-
-
-def _readable(connection: socket.socket | None) -> bool:
-    if connection is None:
-        return False
-    poll = select.poll()
-    poll.register(connection, select.POLLIN)
-    return bool(poll.poll(0))

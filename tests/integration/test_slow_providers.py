@@ -1,0 +1,97 @@
+"""A provider that takes its time, or stalls, holds up its own connections and nobody else."""
+
+from threading import Event
+from types import SimpleNamespace
+
+import pytest
+from django.db import OperationalError
+
+from notifications import adapters, delivery, recording
+from notifications.channels import Accepted
+from notifications.channels.fake import Fake
+from tests import factories
+from tests.factories import accepted, fresh, on_ledger, turn
+
+
+@pytest.fixture
+def stalled(acme, in_acme, provider):
+    """A provider that answers when it is told to, and messages for it."""
+    provider.connections = 2
+    factories.Outbox()
+    go = Event()
+    messages = [accepted(f"ada{number}@example.com") for number in range(5)]
+    for message in messages:
+        provider.script(message.to_address, lambda _: Accepted() if go.wait(30) else None)
+    yield SimpleNamespace(go=go, messages=messages, provider=provider)
+    go.set()
+    assert delivery.finish_late(30)
+
+
+def statuses(messages):
+    return [fresh(message).status for message in messages]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_turn_does_not_wait_for_a_stalled_provider_and_gives_back_what_has_not_begun(stalled):
+    assert delivery.take_turn("default", seconds=0).total == 0
+    assert statuses(stalled.messages) == ["sending", "sending", "pending", "pending", "pending"]
+    assert on_ledger().filter(lease_until=None).count() == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_lands_after_its_turn_is_written_down(stalled):
+    delivery.take_turn("default", seconds=0)
+    stalled.go.set()
+    assert delivery.finish_late(30)
+    assert statuses(stalled.messages)[:2] == ["sent", "sent"]
+    assert turn().sent == 3
+    assert not on_ledger().exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_provider_whose_connections_are_all_taken_gets_no_more(stalled):
+    delivery.take_turn("default", seconds=0)
+    assert turn(seconds=5).total == 0
+    assert len(stalled.provider.received) == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_lease_on_what_is_late_is_renewed(stalled, settings):
+    settings.NOTIFY_LOCK_TIMEOUT_SECONDS = 2
+    delivery.take_turn("default", seconds=0)
+    Event().wait(4)
+    assert turn().total == 0
+    assert statuses(stalled.messages)[:2] == ["sending", "sending"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_stalled_provider_holds_up_no_other_sender(stalled, monkeypatch):
+    other = Fake()
+    monkeypatch.setattr(adapters, "adapter_for", lambda account, _: other if account.name else stalled.provider)
+    factories.Outbox(address="other@acme.test", account=factories.Account(name="other"))
+    delivery.take_turn("default", seconds=0)
+    free = accepted(from_address="other@acme.test")
+    turn(seconds=5)
+    assert fresh(free).status == "sent"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_answer_that_the_database_did_not_take_is_kept_until_it_does(acme, in_acme, provider, monkeypatch):
+    """PostgreSQL goes away after the provider's acceptance: nothing is in doubt, and nothing goes twice."""
+    factories.Outbox()
+    message = accepted()
+    write_down, refusals = recording.write_down, iter([OperationalError("gone"), OperationalError("still gone")])
+
+    def away(*args):
+        for error in refusals:
+            raise error
+        return write_down(*args)
+
+    monkeypatch.setattr(recording, "write_down", away)
+    with pytest.raises(OperationalError):
+        turn()
+    assert delivery.finish_late(30)
+    assert fresh(message).status == "sent"
+    assert fresh(message).attempt_count == 1
+    assert not on_ledger().exists()
+    assert len(provider.received) == 1
