@@ -24,7 +24,7 @@ from notifications.dispatch.limiter import Grant
 from notifications.due import DueMessage
 from notifications.handover import Flight
 from notifications.lifecycle import Ending
-from notifications.models import MessageStatus, Priority, Scope
+from notifications.models import MessageStatus, Scope
 from notifications.recording import Sender
 from notifications.writing import Outcomes
 from tenants.connection import connection, one_trip
@@ -66,6 +66,9 @@ class Drain:
     """Whether the lane may hold more than was claimed."""
     ready: deque[DueMessage] = field(default_factory=deque)
     suspects: list[Claimed] = field(default_factory=list)
+    begun: set[UUID] = field(default_factory=set)
+    broken: bool = False
+    """Whether an error ended its turn, so that claimed messages are left."""
     begun_at: float | None = None
     """When messages were last sent on their way."""
 
@@ -78,8 +81,11 @@ class Drain:
             return self.endings
         try:
             self._work()
+        except BaseException:
+            self.broken = True
+            raise
         finally:
-            if self.pending or self.outcomes.open:
+            if self.broken or self.pending or self.outcomes.open:
                 latecomers.add(self)
         return [*self.endings, *self.outcomes.endings]
 
@@ -100,6 +106,10 @@ class Drain:
 
     def take_back(self) -> bool:
         """Write down what has landed since the turn ended; whether that was the last of it."""
+        if self.broken:
+            # What was claimed for nothing need not wait for its lease to end.
+            ledger.release(self.claim, list(self.claim.open - self.begun))
+            self.broken = False
         self.flight.hurry()
         landed = self.flight.landed(at_least=1, seconds=0)
         self.outcomes.unwritten += landed
@@ -161,7 +171,6 @@ class Drain:
     def _hold(self, until: datetime) -> None:
         self.held_until = until
         lanes.hold(self.lane.id, until)
-        bells.plan(connection.schema_name, self.queue, until)
 
     # Claiming.
 
@@ -285,10 +294,7 @@ class Drain:
 
     def _see_outcomes(self) -> None:
         self.outcomes.see()
-        if self.outcomes.held_until is not None and self.held_until is None:
-            self.held_until = self.outcomes.held_until
-            for queue in Priority.values:
-                bells.plan(connection.schema_name, queue, self.held_until)
+        self.held_until = self.held_until or self.outcomes.held_until
 
     def _launch(self, room: int) -> None:
         """Take permits and mark, in one transaction; then send on their way.
@@ -315,6 +321,7 @@ class Drain:
         if permit is not None and permit.retry_at is not None:
             self._hold(permit.retry_at)
         if chunk:
+            self.begun.update(message.pk for message in chunk)
             self.flight.launch(chunk, permit)
 
     def _alone(self, suspect: Claimed) -> None:

@@ -1,8 +1,9 @@
 """The clock: `python -m services.scheduler`.
 
-Every second it rings the bells that were planned for later and enqueues the periodic jobs that are due. Every 15
-seconds it rings for all due work that the ledger holds: that sweep runs here and not as a queued job, so that nothing
-lost in Redis can stop it. Any number of these may run, and any of them may be killed at any time.
+Every second it rings the bells that were planned for later and enqueues the periodic jobs that are due, and it wakes
+each lane at the moment when its sender may send again. Every 15 seconds it rings for all due work that the ledger
+holds: that sweep runs here and not as a queued job, so that nothing lost in Redis can stop it. Any number of these may
+run, and any of them may be killed at any time.
 """
 
 import logging
@@ -29,7 +30,7 @@ from django.db import DatabaseError  # noqa: E402
 from redis import RedisError  # noqa: E402
 
 from notifications.dispatch import bells  # noqa: E402
-from notifications.dispatch.sweep import sweep  # noqa: E402
+from notifications.dispatch.sweep import sweep, wake  # noqa: E402
 from notifications.jobs import keep_periodic_jobs  # noqa: E402
 from tenants.connection import connection  # noqa: E402
 
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 15.0
 TICK_SECONDS = 1.0
+SHORTEST_WAIT = 0.02
 LATE_SECONDS = 0.02
 """How long after a whole second it looks, as that is when planned bells are due."""
 
@@ -60,23 +62,29 @@ class _Outage:
 
 
 def run(stop: threading.Event, seconds: float = SWEEP_SECONDS) -> None:
-    """Sweep and look after the schedule until told to stop. A server that is away is tried again and again."""
+    """Sweep, wake and look after the schedule until told to stop. A server that is away is tried again and again."""
     database, redis = _Outage("the database"), _Outage("Redis")
     next_sweep = time.monotonic()
     while not stop.is_set():
-        if time.monotonic() >= next_sweep:
+        due = time.monotonic() >= next_sweep
+        if due:
             next_sweep = time.monotonic() + seconds
-            try:
-                connection.close_if_unusable_or_obsolete()
-                connection.set_schema_to_public()
-                sweep()
-                database.ends()
-            except DatabaseError as error:
-                database.begins(error)
             _reach(redis, keep_periodic_jobs)
+        waking: float | None = None
+        try:
+            connection.close_if_unusable_or_obsolete()
+            connection.set_schema_to_public()
+            if due:
+                sweep()
+            waking = wake()
+            database.ends()
+        except DatabaseError as error:
+            database.begins(error)
         _reach(redis, bells.look_after_schedule)
         now = time.time()
-        stop.wait(min(TICK_SECONDS - now % TICK_SECONDS + LATE_SECONDS, max(next_sweep - time.monotonic(), 0.01)))
+        tick = TICK_SECONDS - now % TICK_SECONDS + LATE_SECONDS
+        wait = min(tick, next_sweep - time.monotonic(), tick if waking is None else waking)
+        stop.wait(max(wait, SHORTEST_WAIT))
 
 
 def _reach(redis: _Outage, look: Callable[[], None]) -> None:

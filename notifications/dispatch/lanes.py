@@ -77,6 +77,26 @@ def hold(lane_id: int, until: datetime) -> None:
         )
 
 
+def wake() -> tuple[list[tuple[int, str]], float | None]:
+    """Let lanes go whose wait is over.
+
+    Returns:
+        tenant and queue of each, and the seconds until the next one's is over (None: none waits).
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            UPDATE {TABLE} SET not_before = NULL
+            WHERE id IN (
+                SELECT id FROM {TABLE} WHERE not_before <= clock_timestamp() ORDER BY id FOR UPDATE SKIP LOCKED)
+            RETURNING tenant_id, queue
+            """
+        )
+        woken = sorted(set(cursor.fetchall()))
+        cursor.execute(f"SELECT extract(epoch FROM min(not_before) - clock_timestamp())::float8 FROM {TABLE}")
+        return woken, cursor.fetchone()[0]
+
+
 def hold_outboxes(outboxes: Collection[UUID], until: datetime) -> None:
     """Leave all lanes of these outboxes alone until then."""
     with connection.cursor() as cursor:

@@ -35,6 +35,10 @@ class Lane(models.Model):
     last_served_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
+        indexes = [
+            models.Index(fields=["not_before"], name="lane_held", condition=models.Q(not_before__isnull=False)),
+            models.Index(fields=["outbox_uuid"], name="lane_outbox"),
+        ]
         constraints = [
             models.UniqueConstraint(fields=["tenant", "queue", "outbox_uuid"], name="lane_once"),
             models.CheckConstraint(condition=one_of("outbox_scope", Scope), name="lane_outbox_scope_known"),

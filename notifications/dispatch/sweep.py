@@ -4,7 +4,9 @@ It finds the lanes with work by a loose index scan (https://wiki.postgresql.org/
 costs what lanes with work cost, never what tenants cost. Every loss in Redis is thereby a delay.
 """
 
-from notifications.dispatch import bells
+from collections.abc import Collection
+
+from notifications.dispatch import bells, lanes
 from tenants.connection import connection
 from tenants.models import Tenant
 
@@ -33,6 +35,11 @@ def waiting(*, manual: bool = False) -> list[tuple[str, str]]:
     with connection.cursor() as cursor:
         cursor.execute(_WAITING, [[False, True] if manual else [False]])
         found = cursor.fetchall()
+    return _served(found)
+
+
+def _served(found: Collection[tuple[int, str]]) -> list[tuple[str, str]]:
+    """Schema and queue instead of tenant and queue, without the tenants that are not served now."""
     if not found:
         return []
     serving = dict(Tenant.objects.serving().filter(pk__in={row[0] for row in found}).values_list("pk", "schema_name"))
@@ -42,3 +49,14 @@ def waiting(*, manual: bool = False) -> list[tuple[str, str]]:
 def sweep() -> int:
     """Ring for all due work; the number of bells that are rung or already hanging."""
     return sum(bells.ring(schema_name, queue) for schema_name, queue in waiting())
+
+
+def wake() -> float | None:
+    """Ring for lanes whose wait is over; the seconds until the next one's is, None when none waits.
+
+    So a sender's limit is used up to the moment, and no wait depends on Redis.
+    """
+    woken, seconds = lanes.wake()
+    for schema_name, queue in _served(woken):
+        bells.ring(schema_name, queue)
+    return seconds

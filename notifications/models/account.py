@@ -111,8 +111,8 @@ class Account(TenantModel):
     def adapter_settings(self) -> dict[str, Any]:
         """What the provider's adapter is built from: its own entry of the settings, else all of them."""
         everything = self.all_settings()
-        entry = everything.get(self.provider_name) or everything.get(f"{self.kind}_provider")
-        return entry if isinstance(entry, dict) else everything
+        entries = (everything.get(self.provider_name), everything.get(f"{self.kind}_provider"))
+        return next((entry for entry in entries if isinstance(entry, dict)), everything)
 
     @property
     def _purpose(self) -> str:

@@ -13,11 +13,14 @@ from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
 from notifications import jobs, queues
+from notifications.channels import Unavailable
 from notifications.dispatch import bells, sweep
+from notifications.dispatch.models import Lane
 from notifications.queues import JsonJob, Schedule, queue_named
 from services import scheduler
+from tenants import onboarding
 from tests import factories
-from tests.factories import accepted, fresh, race, turn
+from tests.factories import accepted, fresh, on_ledger, race, turn
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey")]
 
@@ -55,12 +58,42 @@ def test_a_scheduled_message_is_rung_for_at_its_second_without_a_sweep(acme_send
     assert not entries(valkey)
 
 
-def test_a_message_that_is_to_be_tried_again_is_rung_for_when_its_sender_may(acme_sends, valkey):
+def test_a_message_that_is_to_be_tried_again_is_rung_for_at_its_time(acme_sends, valkey):
+    message = accepted()
+    acme_sends.script(message.to_address, Unavailable("later"))
+    turn()
+    ((name, due),) = entries(valkey).items()
+    assert name.startswith("later-t_")
+    assert 0 <= due - on_ledger(message).get().due_at.timestamp() < 1
+
+
+def quiet(valkey) -> None:
+    """Forget every bell."""
+    queue_named("default").empty()
+    for key in valkey.keys("bell*"):
+        valkey.delete(key)
+
+
+def test_a_sender_that_had_to_wait_is_rung_for_when_it_may_send_again_and_only_then(acme_sends, valkey):
     type(accepted().outbox).objects.update(rate_limit=1)
     accepted()
     turn()
-    (name,) = entries(valkey)
-    assert name.startswith("later-t_")
+    quiet(valkey)
+    assert 0 < sweep.wake() <= 3600 + 72
+    assert len(queue_named("default")) == 0
+    Lane.objects.exclude(not_before=None).update(not_before=timezone.now() - timedelta(seconds=1))
+    assert sweep.wake() is None
+    assert len(queue_named("default")) == 1
+    assert not Lane.objects.exclude(not_before=None).exists()
+
+
+def test_no_lane_of_a_suspended_tenant_is_rung_for(acme, acme_sends, valkey):
+    accepted()
+    quiet(valkey)
+    Lane.objects.update(not_before=timezone.now())
+    onboarding.suspend(acme, "late", "operator")
+    sweep.wake()
+    assert len(queue_named("default")) == 0
 
 
 def test_a_planned_bell_is_one_a_tenant_queue_and_second(valkey):

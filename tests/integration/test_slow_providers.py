@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from django.db import OperationalError
 
-from notifications import adapters, delivery, recording
+from notifications import adapters, delivery, preparing, recording
 from notifications.channels import Accepted
 from notifications.channels.fake import Fake
 from tests import factories
@@ -95,3 +95,20 @@ def test_an_answer_that_the_database_did_not_take_is_kept_until_it_does(acme, in
     assert fresh(message).attempt_count == 1
     assert not on_ledger().exists()
     assert len(provider.received) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_a_broken_turn_had_claimed_goes_again_without_waiting_for_its_lease(acme, in_acme, provider, monkeypatch):
+    factories.Outbox()
+    messages = [accepted(f"ada{number}@example.com") for number in range(3)]
+
+    def away(*_):
+        raise OperationalError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparing, "prepare", away)
+        with pytest.raises(OperationalError):
+            turn()
+    assert delivery.finish_late(30)
+    assert not on_ledger(*messages).exclude(lease_until=None).exists()
+    assert turn().sent == 3
