@@ -102,9 +102,10 @@ _ENDING = [field.name for field in fields(Ending)]
 
 
 def record(endings: Sequence[Ending]) -> None:
-    """Write outcomes down, in one statement. A message that has moved on meanwhile is left as it is.
+    """Write outcomes down, as a set. A message that has moved on meanwhile is left as it is.
 
-    So is an uncertain one that was stopped before another attempt: that tells nothing of the attempt before.
+    So is an uncertain one that was stopped before another attempt: that tells nothing of the attempt before. It is
+    left to a person.
     """
     if not endings:
         return
@@ -140,6 +141,8 @@ def record(endings: Sequence[Ending]) -> None:
                 *map(list, zip(*allowed_pairs(), strict=True)),
             ],
         )
+    if stopped := [e.message_id for e in endings if not e.attempted and e.status in {S.FAILED, S.SUPPRESSED}]:
+        leave_to_a_person(stopped)
 
 
 def change_sender(messages: Sequence[DueMessage], outbox: Outbox) -> None:

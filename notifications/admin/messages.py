@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold.admin import TabularInline
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, FieldTextFilter, RangeDateFilter
-from unfold.contrib.filters.admin.dropdown_filters import MultipleChoicesDropdownFilter
+from unfold.contrib.filters.admin.dropdown_filters import DropdownFilter, MultipleChoicesDropdownFilter
 from unfold.enums import ActionVariant
 from unfold.forms import BaseDialogForm
 from unfold.widgets import UnfoldAdminTextInputWidget
@@ -39,7 +40,7 @@ from notifications.admin.sites import (
     tone,
 )
 from notifications.dispatch.models import Kind, LedgerRow
-from notifications.exceptions import NotCancellable, NotRetryable
+from notifications.exceptions import CommunicationError
 from notifications.models import Attempt, AttemptOutcome, NotificationTemplate, Outbox, OutboxMessage, Scope
 from notifications.models import MessageStatus as S
 
@@ -115,6 +116,25 @@ def first_key(moment: datetime) -> UUID:
     return UUID(int=milliseconds << 80)
 
 
+class DeadLetterFilter(DropdownFilter):  # type: ignore[misc]
+    """What was given up, and goes no further without a person's word."""
+
+    title = "dead letters"
+    parameter_name = "dead"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002
+        """All of them, or those of one kind."""
+        return [("all", "All"), (S.FAILED, "Failed"), (S.UNCERTAIN, "Uncertain: did they arrive?")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:  # noqa: ARG002
+        """The messages; what has been settled since is none any more."""
+        wanted = self.value()
+        if not wanted:
+            return queryset
+        statuses = [wanted] if wanted in S.values else [S.FAILED, S.UNCERTAIN]
+        return queryset.filter(status__in=statuses, dead_lettered_at__isnull=False)
+
+
 class ReasonForm(BaseDialogForm):  # type: ignore[misc]
     """Why somebody does it."""
 
@@ -135,7 +155,16 @@ class AttemptInline(TabularInline):  # type: ignore[misc]
     can_delete = False
     show_title = False
     verbose_name_plural = "Attempts"
-    fields = readonly_fields = ("position", "outcome_shown", "provider", "began", "took", "words", "worker")
+    fields = readonly_fields = (
+        "position",
+        "outcome_shown",
+        "provider",
+        "began",
+        "took",
+        "class_shown",
+        "words",
+        "worker",
+    )
 
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:  # noqa: ARG002
         """Nobody adds one."""
@@ -165,6 +194,11 @@ class AttemptInline(TabularInline):  # type: ignore[misc]
         """How long it took."""
         return took(attempt)
 
+    @display(description="Class")
+    def class_shown(self, attempt: Attempt) -> str:
+        """What kind of error it was, which decides what comes next."""
+        return attempt.error_class or "–"
+
     @display(description="Answer")
     def words(self, attempt: Attempt) -> str:
         """The error, else what the provider said."""
@@ -187,6 +221,7 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
     list_filter = (
         ("created_at", KeyedDayFilter),
         ("status", MultipleChoicesDropdownFilter),
+        DeadLetterFilter,
         ("channel", ChoicesDropdownFilter),
         ("priority", ChoicesDropdownFilter),
         ("event_key", FieldTextFilter),
@@ -200,8 +235,8 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
     ordering = ("-id",)
     sortable_by = ()
     inlines = (AttemptInline,)
-    actions = ("send_selected_again", "cancel_selected")
-    actions_detail = ("send_again", "cancel_message")
+    actions = ("send_selected_again", "cancel_selected", "settle_selected")
+    actions_detail = ("send_again", "cancel_message", "it_arrived", "it_was_lost")
     fieldsets = (
         (None, {"fields": (("status_shown", "to_shown"), ("channel_shown", "from_shown"), "error_shown")}),
         ("What is sent", {"fields": ("subject_shown_whole", "text_shown", "html_shown")}),
@@ -260,7 +295,12 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
         """Only what the message's status allows."""
         message = self.get_object(request, str(object_id))
         status = message.status if message else None
-        allowed = {"send_again": lifecycle.REQUEUABLE, "cancel_message": lifecycle.OPEN}
+        allowed = {
+            "send_again": lifecycle.REQUEUABLE - {S.UNCERTAIN},
+            "cancel_message": lifecycle.OPEN,
+            "it_arrived": {S.UNCERTAIN},
+            "it_was_lost": {S.UNCERTAIN},
+        }
         return [
             found
             for found in super().get_actions_detail(request, object_id)
@@ -276,6 +316,11 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
     def cancel_selected(self, request: HttpRequest, queryset: QuerySet[OutboxMessage]) -> None:
         """Cancel each selected message that is not on its way yet."""
         self._each(request, queryset, lifecycle.cancel, "cancelled")
+
+    @action(description="They arrived", permissions=["requeue"])
+    def settle_selected(self, request: HttpRequest, queryset: QuerySet[OutboxMessage]) -> None:
+        """Settle each selected message that is uncertain as one that arrived."""
+        self._each(request, queryset, partial(lifecycle.settle, arrived=True), "settled as arrived")
 
     @action(
         description="Send again",
@@ -310,6 +355,41 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
         """Cancel one message."""
         return self._one(request, object_id, lifecycle.cancel, form, "The message is cancelled.")
 
+    @action(
+        description="It arrived",
+        permissions=["requeue"],
+        url_path="arrived",
+        icon="mark_email_read",
+        dialog={
+            "title": "Did this message arrive?",
+            "description": "The provider may have taken it, and has not said so. It then counts as sent, and does not "
+            "go again.",
+            "form_class": ReasonForm,
+            "form_submit_text": "It arrived",
+        },
+    )
+    def it_arrived(self, request: HttpRequest, form: ReasonForm, object_id: str) -> HttpResponse:
+        """Settle one uncertain message: it arrived."""
+        settle = partial(lifecycle.settle, arrived=True)
+        return self._one(request, object_id, settle, form, "The message counts as sent.")
+
+    @action(
+        description="It did not: send again",
+        permissions=["requeue"],
+        url_path="lost",
+        icon="replay",
+        dialog={
+            "title": "Send this message again?",
+            "description": "The provider may have taken it, and has not said so: then it arrives twice.",
+            "form_class": ReasonForm,
+            "form_submit_text": "Send again",
+        },
+    )
+    def it_was_lost(self, request: HttpRequest, form: ReasonForm, object_id: str) -> HttpResponse:
+        """Settle one uncertain message: it did not arrive, and goes again."""
+        settle = partial(lifecycle.settle, arrived=False)
+        return self._one(request, object_id, settle, form, "The message is sent again.")
+
     def _one(
         self, request: HttpRequest, object_id: str, move: Callable[..., None], form: ReasonForm, done: str
     ) -> HttpResponse:
@@ -319,7 +399,7 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
             return redirect(request, reverse("admin:notifications_outboxmessage_changelist"))
         try:
             move(message, actor=request.user, reason=form.cleaned_data["reason"])
-        except (NotRetryable, NotCancellable) as error:
+        except CommunicationError as error:
             messages.error(request, f"{str(error)[:1].upper()}{str(error)[1:]}.")
         else:
             messages.success(request, done)
@@ -333,7 +413,7 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
         for message in found[:AT_ONCE]:
             try:
                 move(message, actor=request.user, reason="selected in a list")
-            except (NotRetryable, NotCancellable):
+            except CommunicationError:
                 refused[S(message.status).label.lower()] += 1
             else:
                 moved += 1
@@ -491,9 +571,10 @@ class OutboxMessageAdmin(ReadOnlyAdmin):
             "Failed": message.failed_at,
             "Given up": message.dead_lettered_at,
         }
-        if message.status in lifecycle.OPEN:
+        if message.status in {*lifecycle.OPEN, S.UNCERTAIN}:
             due = LedgerRow.objects.filter(item=message.pk, kind=Kind.SEND).values_list("due_at", flat=True).first()
-            known |= {"Next attempt": due, "Expires": message.expires_at}
+            known |= {"Next attempt" if message.status in lifecycle.OPEN else "Taken up again": due}
+            known |= {"Expires": message.expires_at}
         steps = sorted((at, name) for name, at in known.items() if at)
         rows = format_html_join(
             "",

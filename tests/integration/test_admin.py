@@ -181,7 +181,7 @@ def test_every_page_of_a_tenant_answers_its_owner_and_nobody_of_another_tenant(
 
 def test_a_stranger_moves_no_message_by_its_id(acme: Tenant, globex: Tenant, message: OutboxMessage) -> None:
     client = signed_in(globex)
-    for name in ("send-again", "cancel"):
+    for name in ("send-again", "cancel", "arrived", "lost"):
         client.post(f"{ADMIN}/outboxmessage/{message.pk}/{name}/", {"_form_submitted": "on"})
     client.post(f"{ADMIN}/outboxmessage/", {"action": "cancel_selected", "_selected_action": [str(message.pk)]})
     assert stored(message, acme) == "pending"
@@ -296,6 +296,113 @@ def test_a_waiting_message_is_cancelled_and_the_log_names_who_did_it(
     assert stored(message, acme) == "cancelled"
     (entry,) = entries(acme, object_pk=str(message.pk))
     assert (entry.actor.username, entry.changes) == ("owner@acme.example", {"status": ["pending", "cancelled"]})
+
+
+def uncertain(message: OutboxMessage, tenant: Tenant) -> OutboxMessage:
+    """The message, of unknown fate and left to a person."""
+    with tenant_context(tenant):
+        factories.on_ledger(message).delete()
+        OutboxMessage.objects.filter(pk=message.pk).update(status=MessageStatus.SENDING)
+        OutboxMessage.objects.filter(pk=message.pk).update(
+            status=MessageStatus.UNCERTAIN, error_class="transient", dead_lettered_at=timezone.now()
+        )
+    return message
+
+
+@pytest.mark.parametrize(
+    ("path", "asks", "status", "said"),
+    [
+        ("arrived", "Did this message arrive?", "sent", "The message counts as sent."),
+        ("lost", "Send this message again?", "pending", "The message is sent again."),
+    ],
+)
+def test_an_uncertain_message_is_settled_by_a_person_and_the_log_names_who_did_it(
+    acme: Tenant, message: OutboxMessage, path: str, asks: str, status: str, said: str
+) -> None:
+    client = signed_in(acme)
+    url = f"{ADMIN}/outboxmessage/{message.pk}/{path}/"
+    assert url not in client.get(f"{ADMIN}/outboxmessage/{message.pk}/change/").text
+    uncertain(message, acme)
+    page = client.get(f"{ADMIN}/outboxmessage/{message.pk}/change/").text
+    assert url in page
+    assert "/send-again/" not in page
+    assert asks in client.get(url).text
+    assert stored(message, acme) == "uncertain", "asking is not doing"
+    page = client.post(url, {"_form_submitted": "on", "reason": "asked her"}, follow=True).text
+    assert said in page
+    assert stored(message, acme) == status
+    (entry,) = entries(acme, object_pk=str(message.pk))
+    assert (entry.actor.username, entry.changes) == ("owner@acme.example", {"status": ["uncertain", status]})
+    assert entry.additional_data == {"reason": "asked her"}
+
+
+@pytest.mark.parametrize("path", ["arrived", "lost"])
+def test_settling_needs_the_permission_to_send_again(acme: Tenant, message: OutboxMessage, path: str) -> None:
+    uncertain(message, acme)
+    view = "notifications.view_outboxmessage"
+    client = signed_in(acme, staff(acme, view, "notifications.cancel_outboxmessage"))
+    url = f"{ADMIN}/outboxmessage/{message.pk}/{path}/"
+    assert client.post(url, {"_form_submitted": "on"}).status_code == 403
+    client.post(f"{ADMIN}/outboxmessage/", {"action": "settle_selected", "_selected_action": [str(message.pk)]})
+    assert stored(message, acme) == "uncertain"
+    client = signed_in(acme, staff(acme, view, "notifications.requeue_outboxmessage"))
+    assert client.post(url, {"_form_submitted": "on"}).status_code == 302
+    assert stored(message, acme) != "uncertain"
+
+
+def test_dead_letters_are_a_list_of_their_own_from_which_they_are_settled_or_sent_again(
+    acme: Tenant, message: OutboxMessage
+) -> None:
+    uncertain(message, acme)
+    with tenant_context(acme):
+        lost, refused, settled = (failed(factories.accepted(to=f"{name}@example.com"), acme) for name in "lrs")
+        dead = OutboxMessage.objects.filter(pk__in=[lost.pk, settled.pk])
+        dead.update(dead_lettered_at=timezone.now(), error_class="transient")
+        # A late receipt says that it arrived after all.
+        OutboxMessage.objects.filter(pk=settled.pk).update(status="delivered", sent_at=timezone.now())
+    client = signed_in(acme)
+
+    everybody = [each.to_address for each in (lost, refused, settled)]
+
+    def listed(kind: str) -> set[str]:
+        page = client.get(f"{ADMIN}/outboxmessage/?dead={kind}").text
+        return {to for to in (*everybody, "ada@example.com") if f"{to}</a>" in page}
+
+    assert listed("all") == {"ada@example.com", "l@example.com"}
+    assert (listed("failed"), listed("uncertain")) == ({"l@example.com"}, {"ada@example.com"})
+    assert len(listed("")) == 4
+    chosen = [str(message.pk), str(lost.pk)]
+    page = client.post(
+        f"{ADMIN}/outboxmessage/?dead=all", {"action": "settle_selected", "_selected_action": chosen}, follow=True
+    ).text
+    assert "1 message was settled as arrived." in page
+    assert "1 message was not settled as arrived, because of their status: 1 failed." in page
+    client.post(
+        f"{ADMIN}/outboxmessage/?dead=all", {"action": "send_selected_again", "_selected_action": [str(lost.pk)]}
+    )
+    assert (stored(message, acme), stored(lost, acme), stored(refused, acme)) == ("sent", "pending", "failed")
+    assert listed("all") == set()
+
+
+def test_a_messages_page_tells_what_kind_of_error_each_attempt_met(acme: Tenant, message: OutboxMessage) -> None:
+    now = timezone.now()
+    with tenant_context(acme):
+        for number, (error_class, outcome) in enumerate([("throttled", "unavailable"), ("auth", "rejected")], 1):
+            message.attempts.create(
+                number=number,
+                provider="fake",
+                outbox_scope=message.outbox_scope,
+                outbox_uuid=message.outbox_uuid,
+                started_at=now,
+                finished_at=now,
+                outcome=outcome,
+                error_class=error_class,
+                error=f"error {number}",
+            )
+        OutboxMessage.objects.filter(pk=message.pk).update(status="failed", error_class="auth", error_message="error 2")
+    page = signed_in(acme).get(f"{ADMIN}/outboxmessage/{message.pk}/change/").text
+    assert "auth: error 2" in page
+    assert page.count("throttled") == 1
 
 
 def test_what_could_not_be_done_is_said_with_the_reason(acme: Tenant, message: OutboxMessage) -> None:
