@@ -10,7 +10,7 @@ SOURCES := services tenants notifications tests manage.py
 # The tools that read the settings without serving anything need some values.
 CHECKING := SECRET_KEY=checking FIELD_ENCRYPTION_KEYS=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= DATABASE_URL=postgresql://checking/checking REDIS_URL=redis://checking
 
-.PHONY: help demo demo-shell demo-clean test check lock clean
+.PHONY: help demo demo-shell demo-clean test check bench faults lock clean
 
 help: ## What there is to run.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | column -t -s '|'
@@ -33,6 +33,12 @@ check: $(VENV)/.ready ## Format, lint, types, import contracts, migrations in st
 	@$(VENV)/bin/lint-imports
 	@$(CHECKING) $(VENV)/bin/mypy
 	@$(CHECKING) $(PYTHON) -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run --skip-checks
+
+bench: $(VENV)/.ready ## Measure beside what else a Django team would use; ONLY=delivery,accept, QUICK=1.
+	@ONLY="$(ONLY)" QUICK="$(QUICK)" $(if $(PEERS),PEERS="$(PEERS)") $(PYTHON) -m tests.benchmarks
+
+faults: $(VENV)/.ready ## Break things and count messages; ONLY=flushall,crash, QUICK=1, SEED=7, SOAK=minutes.
+	@ONLY="$(ONLY)" QUICK="$(QUICK)" SEED="$(SEED)" SOAK="$(SOAK)" KEEP="$(KEEP)" $(PYTHON) -m tests.faults
 
 lock: $(VENV)/.ready ## Pin the newest allowed versions of all dependencies, with hashes.
 	@$(MAKE) -s uv
