@@ -64,6 +64,8 @@ class Drain:
     outcomes: Outcomes = field(init=False)
     asked: bool = True
     """Whether the lane may hold more than was claimed."""
+    rung: bool = False
+    """Whether others were rung for to join in."""
     ready: deque[DueMessage] = field(default_factory=deque)
     suspects: list[Claimed] = field(default_factory=list)
     begun: set[UUID] = field(default_factory=set)
@@ -184,9 +186,9 @@ class Drain:
         self.asked = len(rows) == size
         if self.left is not None:
             self.left -= len(rows)
-        if self.asked:
-            # A full batch: others may join in.
-            bells.ring(connection.schema_name, self.queue)
+        if self.asked and not self.rung:
+            # A full batch: others may join in, and whoever does rings for the next.
+            self.rung = bells.ring(connection.schema_name, self.queue)
         if marked := [row.item for row in rows if row.handed_over]:
             self.endings += recording.settle_marked(self.claim, self.lane.outbox_scope, self.lane.outbox_uuid, marked)
         if prepared:
@@ -230,7 +232,7 @@ class Drain:
             ledger.hold(self.claim)
             if self._may_begin():
                 self._begin(eager=eager)
-            waiting = bool(self.ready) and self._may_begin()
+            waiting = bool(self.ready or self.asked) and self._may_begin()
             there_is_more = self._over() and bool(self.ready or self.asked)
             if there_is_more or not (self.pending or waiting):
                 break
@@ -260,7 +262,7 @@ class Drain:
         if self.ready:
             self._launch(min(most, self.flight.room(eager=eager or most == 1)))
         in_time = time.monotonic() + self.flight.patience < self.deadline
-        if in_time and self._may_begin() and 2 * len(self.ready) < most:
+        if in_time and self._may_begin() and 2 * len(self.ready) < most and self.flight.busy:
             self._claim(most=most)
 
     def _probing(self) -> bool:
@@ -280,7 +282,7 @@ class Drain:
             # Others of this process have the connections.
             self.flight.wait_for_room(seconds)
             return True
-        enough = self.pending if all_of_them else self.pending // 2
+        enough = self.pending if all_of_them else self.flight.worth_while(self.pending)
         landed = self.flight.landed(at_least=enough, seconds=seconds)
         slow = len(landed) < enough
         if slow:

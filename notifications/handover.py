@@ -25,14 +25,16 @@ from notifications.due import DueMessage
 logger = logging.getLogger(__name__)
 
 MOST_THREADS = 256
-MOST_AT_ONCE = 64
-"""How many messages of a quick provider may be under way beyond its connections."""
+MOST_AT_ONCE = 128
+"""How many messages may be under way, unless the provider has more connections."""
 SHORTEST_WAIT, LONGEST_WAIT = 0.05, 0.15
 """Seconds after which free connections get more, whether or not half of them are free."""
 STALLED_SECONDS = 1.0
 """A provider from which nothing has come back for so long is not waited for."""
-AHEAD_SECONDS = 0.02
-"""For how long ahead a quick provider's connections are given work: a killed process leaves so much in doubt."""
+AHEAD_SECONDS = 0.04
+"""For how long ahead connections are given work: a killed process leaves so much more in doubt."""
+SLOWER = 1.02
+"""By how much, with each hand-over, less is made of how quick the quickest was."""
 
 _threads = ThreadPoolExecutor(max_workers=MOST_THREADS, thread_name_prefix="hand-over")
 
@@ -64,6 +66,8 @@ class _Line:
         self.landed_at = time.monotonic()
         self.pace = 1.0
         """Seconds that one hand-over takes, on average of late."""
+        self.quickest = 1.0
+        """The same at its best of late: so long a connection is needed, however many threads there are."""
         self.halted: Failure | None = None
         """What concerns the whole account, until nothing waits any more: what waits then is not begun."""
 
@@ -85,7 +89,9 @@ class _Line:
                 self.under_way -= 1
                 self.landed_at = time.monotonic()
                 if over.begun:
-                    self.pace += (time.monotonic() - began - self.pace) / 4
+                    took = time.monotonic() - began
+                    self.pace += (took - self.pace) / 4
+                    self.quickest = min(self.quickest * SLOWER, took)
                 if isinstance(over.failure, Unavailable) and over.failure.account_wide:
                     self.halted = over.failure
                 if not self.waiting:
@@ -118,22 +124,36 @@ class Flight:
 
     @property
     def window(self) -> int:
-        """How many may be under way: as many as the provider takes at once, and a little ahead if it is quick.
+        """How many may be under way: as many as the provider takes at once, and what it takes in a moment.
 
         A process that is killed leaves what was launched in doubt, so this is no more than keeps connections busy.
         """
         line = self._line
-        busy = line.adapter_connections * (1 + int(AHEAD_SECONDS / max(line.pace, 1e-5)))
-        return max(line.adapter_connections, min(busy, MOST_AT_ONCE))
+        ahead = round(line.adapter_connections * AHEAD_SECONDS / max(line.pace, 1e-5))
+        return max(line.adapter_connections, min(line.adapter_connections + ahead, MOST_AT_ONCE))
 
     def room(self, *, eager: bool = False) -> int:
-        """How many more may be launched now.
-
-        Unless `eager`, it is given in halves, so that one half is written down while the other is on its way.
-        """
+        """How many more may be launched now; unless `eager`, not less than what is worth a commit."""
         window = self.window
         room = window - self._line.under_way
-        return max(room, 0) if eager or 2 * room >= window else 0
+        return max(room, 0) if eager or room >= self.worth_while(window) else 0
+
+    def worth_while(self, number: int) -> int:
+        """How many out of so many are marked, or written down, together.
+
+        Of a quick provider's it is half, so that one half is written down while the other is on its way. A slow one's
+        connections would stand idle meanwhile.
+        """
+        return max(math.ceil(number / (2 if self._quick else 8)), 1)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is time for something else: a slow provider's free connections come first."""
+        return self._quick or not self.room()
+
+    @property
+    def _quick(self) -> bool:
+        return self._line.pace < AHEAD_SECONDS
 
     @property
     def queued(self) -> bool:
@@ -161,18 +181,18 @@ class Flight:
         with line.lock:
             line.waiting.extend((self, message, permit) for message in messages)
             line.under_way += len(messages)
-        # As many threads as have something to do for a while: more would only wait for each other.
-        self._employ(min(line.pace / AHEAD_SECONDS, 1))
+        # As many threads as have something to do for a while, and one: more would only wait for each other.
+        self._employ(1 + math.ceil(line.under_way * min(line.quickest / AHEAD_SECONDS, 1)))
 
     def hurry(self) -> None:
         """Use every connection: it goes slower than it used to."""
-        self._employ(1)
+        self._employ(self._line.adapter_connections)
 
-    def _employ(self, threads_each: float) -> None:
-        """Have so many threads for each message that is under way."""
+    def _employ(self, threads: int) -> None:
+        """Have so many threads, as far as there are connections and messages for them."""
         line = self._line
         with line.lock:
-            wanted = min(math.ceil(line.under_way * threads_each), line.adapter_connections)
+            wanted = min(threads, line.adapter_connections)
             more = max(min(wanted - line.threads, len(line.waiting)), 0)
             line.threads += more
         for _ in range(more):

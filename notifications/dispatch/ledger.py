@@ -98,7 +98,9 @@ def extend(
             )
             UPDATE {TABLE} AS ledger
             SET lease_until = now() + %(lease)s::interval, token = %(token)s, worker = %(worker)s
-            FROM due WHERE ledger.ctid = due.place
+            FROM due
+            -- A claim that a crash of the server forgets was never made; a mark, which is durable, brings it along.
+            WHERE ledger.ctid = due.place AND (SELECT set_config('synchronous_commit', 'off', true)) = 'off'
             RETURNING due.due_at, ledger.item, due.deaths, due.token IS NOT NULL, due.handed_over_at IS NOT NULL
             """,
             {

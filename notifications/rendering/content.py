@@ -71,9 +71,12 @@ def render_message(*, subject: str, text: str, html: str, context: Mapping[str, 
 
 def printable(text: str) -> str:
     """Text with `\\n` line ends and without control characters and lone surrogates."""
+    if text.replace("\n", "").isprintable():
+        return text
     return UNPRINTABLE.sub("", LINE_END.sub("\n", text))
 
 
 def one_line(text: str) -> str:
     """Text fit for a header: line ends of any kind and runs of white space become one space."""
-    return UNPRINTABLE.sub("", " ".join(text.split()))
+    line = " ".join(text.split())
+    return line if line.isprintable() else UNPRINTABLE.sub("", line)

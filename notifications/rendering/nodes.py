@@ -1,5 +1,6 @@
 """What a compiled template is made of; each piece counts what it does."""
 
+import html
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -88,8 +89,13 @@ class Placeholder:
 
     def render(self, context: MeteredContext) -> str:
         """The value, escaped in HTML."""
-        context.budget.step()
-        return context.budget.write(shown(self.expression.resolve(context), context))
+        budget = context.budget
+        budget.step()
+        value = self.expression.resolve(context)
+        if type(value) is str:
+            # The common case; Django's own `escape` does the same, and then marks what it made.
+            return budget.write(html.escape(value) if context.autoescape else value)
+        return budget.write(shown(value, context))
 
 
 class If:
