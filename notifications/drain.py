@@ -196,6 +196,11 @@ class Drain:
             self.ready += self._prepared([row.item for row in rows if not row.suspect])
         return bool(rows)
 
+    @property
+    def _may_claim(self) -> bool:
+        """Whether the lane may hold more, and this part of the turn may take it."""
+        return self.asked and self.left != 0
+
     def _load(self, items: Sequence[UUID]) -> list[DueMessage]:
         messages = due.load(items)
         known = {message.pk for message in messages}
@@ -232,7 +237,7 @@ class Drain:
             ledger.hold(self.claim)
             if self._may_begin():
                 self._begin(eager=eager)
-            waiting = bool(self.ready or self.asked) and self._may_begin()
+            waiting = bool(self.ready or self._may_claim) and self._may_begin()
             there_is_more = self._over() and bool(self.ready or self.asked)
             if there_is_more or not (self.pending or waiting):
                 break
@@ -251,7 +256,7 @@ class Drain:
         if self.ready:
             ledger.release(self.claim, [message.pk for message in self.ready])
             self.more = self.held_until is None or bool(self.sender.stand_ins)
-        elif self.asked and self.held_until is None and self.left != 0:
+        elif self._may_claim and self.held_until is None:
             self.more = True
 
     def _begin(self, *, eager: bool) -> None:
