@@ -17,7 +17,13 @@ from tests.benchmarks.results import NotMeasured, Row, Target
 from tests.benchmarks.stage import Scene, Stage
 
 BUSY = 10
-NOTE = "CPU time of all that takes part: the sweep, the scheduler or a worker, PostgreSQL and Valkey."
+"""Lanes with work, at most."""
+SETTLING = 3.0
+NOTE = (
+    "CPU time of all that takes part: the sweep, or the scheduler and a worker, and PostgreSQL and Valkey. A tenant is "
+    "a row and two lanes, as none of them looks into its schema; the retry job of the queue maintenance, which does, "
+    "is left out."
+)
 
 
 def idle(stage: Stage) -> Iterator[Row]:
@@ -25,40 +31,40 @@ def idle(stage: Stage) -> Iterator[Row]:
     few, many = stage.size.tenants
     with stage.scene() as scene:
         model = scene.tenant(scene.sink())
-        fewer = _measured(stage, scene, model, few)
-        more = _measured(stage, scene, model, many)
+        # As much work with many tenants as with few.
+        busy = min(BUSY, few)
+        fewer = _measured(stage, scene, model, few, busy)
+        more = _measured(stage, scene, model, many, busy)
         Tenant.objects.filter(name__startswith="Idle ").delete()
-    for name, unit in (
-        ("sweep, nothing due", "ms"),
-        (f"sweep, work in {BUSY} lanes", "ms"),
-        ("idle processes", "ms/s"),
-    ):
+    what = (("sweep, nothing due", "ms"), (f"sweep, work in {busy} lanes", "ms"), ("idle processes", "ms/s"))
+    for (name, unit), ours, theirs in zip(what, more, fewer, strict=True):
         yield Row(
             name=f"{name}, {many} tenants",
             unit=unit,
-            runs=more[name],
+            runs=ours,
             peer=f"{few} tenants",
-            peer_runs=fewer[name],
+            peer_runs=theirs,
             target=Target("≤", 1.2, of_ratio=True),
             note=NOTE,
         )
 
 
-def _measured(stage: Stage, scene: Scene, model: Tenant, tenants: int) -> dict[str, list[float]]:
+def _measured(stage: Stage, scene: Scene, model: Tenant, tenants: int, busy: int) -> tuple[list[float], ...]:
+    """The runs of sweeps with nothing due, of sweeps with work in so many lanes, and of idle processes."""
     _make_tenants(model, tenants)
     say(f"sweeping {tenants} tenants")
     runs = range(stage.size.runs)
     nothing = [_sweeps(stage, expected=0) for _ in runs]
-    _give_work(BUSY)
-    work = [_sweeps(stage, expected=BUSY) for _ in runs]
+    _give_work(busy)
+    work = [_sweeps(stage, expected=busy) for _ in runs]
     LedgerRow.objects.all().delete()
     queues.redis().flushall()
     say(f"watching idle processes with {tenants} tenants")
     processes = [*scene.workers("default"), scene.scheduler()]
-    time.sleep(3)
+    time.sleep(min(SETTLING, stage.size.idle_seconds))
     idle = [_waiting(stage, processes) for _ in runs]
     scene.end_processes()
-    return {"sweep, nothing due": nothing, f"sweep, work in {BUSY} lanes": work, "idle processes": idle}
+    return nothing, work, idle
 
 
 def _make_tenants(model: Tenant, wanted: int) -> None:
@@ -86,7 +92,6 @@ def _give_work(lanes: int) -> None:
 
 def _sweeps(stage: Stage, *, expected: int) -> float:
     """The CPU milliseconds of one sweep."""
-    expected = min(expected, stage.size.tenants[0])
     before = time.process_time() + cpu_seconds(stage.server_processes)
     for _ in range(stage.size.sweeps):
         if (rung := sweep()) != expected:

@@ -27,9 +27,10 @@ class Run:
     e2e_per_s: float
 
     @property
-    def accept_per_s(self) -> float:
-        """Messages a second from the call to the last one stored or enqueued."""
-        return 1 / (1 / self.e2e_per_s - 1 / self.deliver_per_s)
+    def accept_per_s(self) -> float | None:
+        """Messages a second from the call to the last one stored or enqueued; None when that took no time."""
+        seconds = 1 / self.e2e_per_s - 1 / self.deliver_per_s
+        return 1 / seconds if seconds > 0 else None
 
 
 class Peers:
@@ -55,7 +56,11 @@ class Peers:
         """Its runs; none when the peers are absent or this one fails, which is said."""
         key = (peer, count, processes, latency_ms, threads)
         if key not in self._known:
-            self._known[key] = [] if self.absent else self._measure(*key)
+            try:
+                self._known[key] = [] if self.absent else self._measure(*key)
+            except OSError as error:
+                say(f"peer {peer} was not measured: {error}")
+                self._known[key] = []
         return self._known[key]
 
     def _measure(self, peer: str, count: int, processes: int, latency_ms: int, threads: int | None) -> list[Run]:
@@ -97,6 +102,7 @@ def _read(log: Path, count: int) -> Run | None:
         answer = json.loads(_last_line(log))
         if answer["sent"] != count:
             return None
-        return Run(count, answer["deliver_per_s"], answer["e2e_per_s"])
+        run = Run(count, float(answer["deliver_per_s"]), float(answer["e2e_per_s"]))
     except (ValueError, KeyError, TypeError):
         return None
+    return run if run.deliver_per_s > 0 and run.e2e_per_s > 0 else None

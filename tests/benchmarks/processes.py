@@ -37,6 +37,7 @@ class Process:
                 env={name: value for name, value in merged.items() if value is not None},
                 start_new_session=True,
             )
+        self._asked = False
         self.log = log
         self.began = time.perf_counter()
 
@@ -62,10 +63,16 @@ class Process:
             tail = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
             raise NotMeasured(f"a process ended with code {code}: {' '.join(tail)[-300:]}")
 
+    def ask_to_end(self, *, whole_group: bool = False) -> None:
+        """Ask it once to end, and do not wait: a worker that is asked twice drops what it is at."""
+        if not self._asked:
+            self._asked = True
+            self._signal(signal.SIGTERM, whole_group)
+
     def end(self, *, whole_group: bool = False, seconds: float = 20) -> None:
         """Ask it to end, then make it; with `whole_group` also what it started itself."""
         if self._child.poll() is None:
-            self._signal(signal.SIGTERM, whole_group)
+            self.ask_to_end(whole_group=whole_group)
             with suppress(subprocess.TimeoutExpired):
                 self._child.wait(seconds)
         if self._child.poll() is None:

@@ -8,6 +8,7 @@ class Size:
     """Numbers of messages, unless said otherwise."""
 
     runs: int
+    """At most three, as `limits` has that many queues for those that it makes at once."""
     peer_runs: int
     delivery: int
     delivery_slow: int
@@ -34,6 +35,8 @@ class Size:
     """As long as from sweep to sweep, so that each run has one."""
     fan_out: int
     memory: tuple[int, int]
+    render: int
+    """Mails."""
     fairness_seconds: float
     limit: int
     limit_window: int
@@ -66,6 +69,7 @@ SIZES = {
         idle_seconds=15,
         fan_out=100_000,
         memory=(10_000, 100_000),
+        render=20_000,
         fairness_seconds=60,
         limit=100,
         limit_window=10,
@@ -95,6 +99,7 @@ SIZES = {
         idle_seconds=3,
         fan_out=10_000,
         memory=(2_000, 10_000),
+        render=5_000,
         fairness_seconds=12,
         limit=100,
         limit_window=4,
@@ -112,21 +117,22 @@ SIZES = {
         post_office_slow=5,
         post_office_threads=5,
         celery_slow=5,
-        flat=(20, 40, 60),
+        flat=(20, 60),
         single=5,
         bulk=50,
-        backlog=3_000,
-        urgent_seconds=1,
+        backlog=6_000,
+        urgent_seconds=0.4,
         due=5,
-        due_seconds=1,
+        due_seconds=0.5,
         tenants=(2, 20),
         sweeps=3,
-        idle_seconds=1,
+        idle_seconds=0.5,
         fan_out=200,
         memory=(20, 60),
-        fairness_seconds=3,
+        render=20,
+        fairness_seconds=1.2,
         limit=5,
-        limit_window=2,
-        limit_windows=2,
+        limit_window=1,
+        limit_windows=3,
     ),
 }

@@ -97,6 +97,7 @@ class Scene:
     def __init__(self, stage: Stage, stack: ExitStack) -> None:
         self.stage, self._stack = stage, stack
         self.processes: list[Process] = []
+        self._sinks: list[Process] = []
         self.tenants: list[Tenant] = []
 
     def start(self, name: str, *arguments: str, **environment: str) -> Process:
@@ -121,7 +122,7 @@ class Scene:
             command = [self.stage.smtp_sink, *user, f"127.0.0.1:{port}", "1000"]
         else:
             command = [sys.executable, str(peers), str(port), str(latency_ms)]
-        self.start("sink", *command)
+        self._sinks.append(self.start("sink", *command))
         wait_until(lambda: accepts_connections(port), what="the mail server listens", seconds=10)
         return port
 
@@ -204,9 +205,13 @@ class Scene:
 
     def end_processes(self) -> None:
         """End all processes, workers before mail servers."""
+        for process in self.processes:
+            if process not in self._sinks:
+                process.ask_to_end()
         for process in reversed(self.processes):
             process.end()
         self.processes.clear()
+        self._sinks.clear()
 
     def drop_tenants(self) -> None:
         """Remove the tenants and all that is theirs."""

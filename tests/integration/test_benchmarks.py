@@ -6,15 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from notifications.channels.fake import Fake
 from tenants.models import Tenant
+from tests.benchmarks import __main__ as bench
+from tests.benchmarks import idle
 from tests.benchmarks.limits import most_within, pace
+from tests.benchmarks.peers import Peers, Run
 from tests.benchmarks.results import NotMeasured, Report, Row, Target, percentile
 from tests.benchmarks.stage import require_sent
 from tests.factories import accepted, turn
@@ -30,36 +35,64 @@ def environment(**changed: str) -> dict[str, str]:
     return {**os.environ, "PEERS": "/absent", **changed}
 
 
-def test_a_run_prints_progress_and_a_table_and_stores_each_figure(tmp_path: Path) -> None:
+def stand_in(folder: Path, script: str) -> Path:
+    """A folder like the peers', whose peers do nothing but answer."""
+    folder.mkdir()
+    (folder / "run.sh").write_text(script, encoding="utf-8")
+    return folder
+
+
+def test_every_benchmark_measures_stands_beside_its_peers_and_is_stored(tmp_path: Path) -> None:
+    peers = stand_in(
+        tmp_path / "peers",
+        """[ "$1" != rq ] || { echo "it does not start" >&2; exit 2; }
+        echo "a line before" >&2
+        echo '{"peer": "'"$1"'", "sent": '"$2"', "deliver_per_s": 50.0, "e2e_per_s": 40.0}'""",
+    )
     stored = tmp_path / "made" / "bench.json"
     done = subprocess.run(
-        command("--only", "delivery,accept", "--output", str(stored)),
+        command("--output", str(stored)),
         cwd=ROOT,
-        env=environment(),
+        env=environment(PEERS=str(peers)),
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "peers: the peers' folder is absent: set PEERS to it" in done.stderr
+    for name in bench.BENCHMARKS:
+        assert f"== {name}\n" in done.stderr
     assert "delivering 60 with 2 worker(s)" in done.stderr
+    assert "peer rq was not measured: it does not start" in done.stderr
     rows = json.loads(stored.read_text(encoding="utf-8"))
-    assert [row["name"] for row in rows] == [
-        *["delivery, 1 worker"] * 2,
-        *["delivery, 1 worker, with start-up"] * 2,
-        "delivery, 2 workers",
-        "accept, a call each",
-        *["accept, 50 in a call"] * 2,
+    slow = "delivery at 100 ms, 64 connections"
+    assert [(row["name"], row["peer"]) for row in rows if row["name"].startswith("delivery")] == [
+        ("delivery, 1 worker", "post_office"),
+        ("delivery, 1 worker", "raw smtplib"),
+        ("delivery, 1 worker, with start-up", "celery"),
+        ("delivery, 1 worker, with start-up", "rq"),
+        ("delivery, 2 workers", "post_office, 2 processes"),
+        (f"{slow}, 1 worker", ""),
+        (f"{slow}, 1 worker", "post_office, 5 threads"),
+        (f"{slow}, 1 worker", "post_office, 64 threads"),
+        (f"{slow}, 1 worker, with start-up", "celery, 2 processes"),
+        (f"{slow}, 2 workers", "post_office, 2 processes of 5 threads"),
+        (f"{slow}, 2 workers", "post_office, 2 processes of 64 threads"),
     ]
     for row in rows:
-        assert row["unit"] == "msg/s"
-        assert row["runs"] == [row["ours"]]
-        assert row["ours"] > 0
-    *beside_peers, beside_inserts = rows
-    assert {(row["peer_value"], row["ratio"], tuple(row["peer_runs"])) for row in beside_peers} == {(None, None, ())}
-    assert beside_inserts["ratio"] == pytest.approx(beside_inserts["ours"] / beside_inserts["peer_value"], rel=1e-4)
-    assert "not measured" in done.stdout
+        assert row["unit"], row
+        assert row["runs"] == [row["ours"]], row
+        assert row["ours"] > 0, row
+        if row["peer"] == "rq":
+            assert (row["peer_value"], row["ratio"], row["peer_runs"], row["met"]) == (None, None, [], None)
+        elif row["peer"]:
+            assert row["peer_runs"] == [row["peer_value"]], row
+            assert row["ratio"] == pytest.approx(row["ours"] / row["peer_value"], rel=1e-4), row
+            assert (row["met"] is None) == (row["target"] == ""), row
+    assert {row["peer_value"] for row in rows if row["peer"].startswith(("post_office,", "celery", "raw"))} == {50}
+    assert {row["peer_value"] for row in rows if row["peer"] == "post_office send_many"} == {200}
+    [line] = [line for line in done.stdout.splitlines() if "  rq  " in line]
+    assert "not measured" in line
     assert done.stdout.startswith(stored.read_text(encoding="utf-8"))
 
 
@@ -118,6 +151,76 @@ def test_a_figure_counts_only_when_every_message_was_sent(acme_sends: Fake, in_a
     require_sent(in_acme, 1)
     with pytest.raises(NotMeasured, match="1 of 1 messages are sent, and 2 were to be"):
         require_sent(in_acme, 2)
+
+
+def test_absent_peers_leave_their_columns_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEERS", "/absent")
+    peers = Peers(tmp_path, 3)
+    assert peers.absent == "the peers' folder is absent: set PEERS to it"
+    assert peers.measure("raw", 5) == []
+
+
+def test_a_peer_runs_as_often_as_we_do_and_once_for_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = """echo "$@" "$LATENCY_MS" "$POST_OFFICE_THREADS" >> "$(dirname "$0")/asked"
+    echo '{"sent": 5, "deliver_per_s": 50, "e2e_per_s": 40}'"""
+    monkeypatch.setenv("PEERS", str(stand_in(tmp_path / "peers", script)))
+    peers = Peers(tmp_path, 3)
+    for _ in range(2):
+        assert peers.measure("raw", 5, processes=2, latency_ms=100, threads=64) == [Run(5, 50, 40)] * 3
+    assert (tmp_path / "peers" / "asked").read_text(encoding="utf-8") == "raw 5 2 100 64\n" * 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "Traceback",
+        "[]",
+        '{"sent": 4, "deliver_per_s": 50, "e2e_per_s": 40}',
+        '{"sent": 5, "deliver_per_s": 50}',
+        '{"sent": 5, "deliver_per_s": 0, "e2e_per_s": 0}',
+        '{"sent": 5, "deliver_per_s": NaN, "e2e_per_s": 40}',
+        '{"sent": 5, "deliver_per_s": null, "e2e_per_s": 40}',
+    ],
+)
+def test_a_peer_that_did_not_do_its_work_is_not_measured(
+    answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PEERS", str(stand_in(tmp_path / "peers", f"echo '{answer}'")))
+    assert Peers(tmp_path, 1).measure("raw", 5) == []
+    assert f"peer raw was not measured: {answer or 'no answer'}" in capsys.readouterr().err
+
+
+def test_accepting_is_what_the_end_to_end_takes_longer_than_the_delivery() -> None:
+    assert Run(100, 50, 40).accept_per_s == pytest.approx(200)
+    assert Run(100, 50, 50).accept_per_s is None
+
+
+def breaks(_: object) -> Iterator[Row]:
+    yield row()
+    raise NotMeasured("the worker ended")
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "code"),
+    [
+        (lambda _: iter([row(peer_runs=[20], target=Target("≥", 1000, of_ratio=True))]), 0),  # a missed target
+        (lambda _: iter([row(peer_runs=[])]), 0),
+        (lambda _: iter([row(runs=[], peer_runs=[20])]), 1),
+        (breaks, 1),
+    ],
+)
+def test_only_a_missing_figure_of_ours_is_an_error(
+    benchmark: object, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(idle, "idle", benchmark)
+    monkeypatch.setattr(bench, "prepare", lambda *_: SimpleNamespace(folder=tmp_path))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["bench", "--only", "idle", "--output", str(tmp_path / "bench.json")])
+    assert bench.main() == code
+    printed = capsys.readouterr()
+    assert ("not measured: " in printed.err) == (code == 1)
+    assert ("MISSED" in printed.out) != ("not measured" in printed.out)
 
 
 def row(**changed: object) -> Row:
