@@ -15,10 +15,11 @@ class NotificationsConfig(AppConfig):
 
     def ready(self) -> None:
         """Log what people change; say what happens when a tenant ends, and after migrations."""
-        from notifications import audit, closing
+        from notifications import alerts, audit, closing, signals
         from tenants import hooks
 
         audit.register_all()
+        signals.credentials_refused.connect(alerts.tell_of_refused_credentials, dispatch_uid="credentials_refused")
         hooks.on_close(closing.stop_work)
         hooks.on_drop(closing.stop_work)
         post_migrate.connect(prepare_platform, sender=self, dispatch_uid="prepare_platform")

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
-from django.utils import timezone
 
 from notifications import adapters, crashpoints, due, latecomers, lifecycle, preparing, recording, routing
 from notifications.channels import Failure, Rejected, Unavailable
@@ -32,10 +32,10 @@ from tenants.models import Tenant
 
 GRACE_SECONDS = 0.25
 """How long a lane without more work waits, after the turn's end, for what is on its way."""
-BATCH = 100
 DEATHS_ALONE = 3
-PERMIT_SECONDS = 300.0
-"""Longer than any hand-over takes: for so long a dead worker's permits count as in use."""
+PERMIT_SECONDS = 900.0
+"""Longer than any hand-over takes, each reply as late as an account may allow; so long a dead worker's permits are in
+use."""
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ class Drain:
             return
         elif state.half_open and not circuits.probe(self.sender.who):
             # Another worker tries the account just now.
-            self._hold(timezone.now() + circuits.PAUSE)
+            self._hold(self.claim.now() + circuits.PAUSE)
         else:
             self._drain()
             if state.half_open and self.begun_at is None:
@@ -145,13 +145,25 @@ class Drain:
         return None
 
     def _refuse_all(self, problem: Failure) -> None:
-        while self._claim(prepared=False):
+        """Nothing can leave: what cannot be mended fails, else the lane waits, and so do all that have not expired."""
+        while self._in_time() and self._claim(prepared=False):
             messages = self._load([row.item for row in self.claim.rows if not row.handed_over])
+            now = self.claim.now()
             if isinstance(problem, Rejected):
-                endings = [recording.failed(message, str(problem), problem.error_class) for message in messages]
-                self.endings += recording.stop(self.claim, endings)
+                over = [recording.failed(m, str(problem), now, error_class=problem.error_class) for m in messages]
             else:
-                self.endings += recording.wait_for_mending(self.claim, messages, str(problem))
+                over = [recording.failed(m, "expired", now) for m in messages if m.expires_at <= now]
+                waiting = [message for message in messages if message.expires_at > now]
+                self.endings += recording.wait_for_mending(self.claim, waiting, str(problem))
+            self.endings += recording.stop(self.claim, over)
+        self.more = self.asked
+        if self.more and not isinstance(problem, Rejected):
+            self._hold(self.claim.now() + recording.mending_pause())
+            self.more = False
+
+    def _in_time(self) -> bool:
+        """Whether there is time for a batch that nothing is handed over of; the first has it always."""
+        return not self.claim.rows or time.monotonic() < self.deadline
 
     def _leave_alone(self, until: datetime) -> None:
         """The account is held: what waits goes by other senders where there are some, else the lane waits."""
@@ -159,10 +171,17 @@ class Drain:
         if not others:
             self._hold(until)
             return
-        while (time.monotonic() < self.deadline or not self.claim.rows) and self._claim(prepared=False):
+        while self._in_time() and self._claim(prepared=False):
             messages = self._load([row.item for row in self.claim.rows if not row.suspect])
+            tried = recording.tried_outboxes(messages)
             for other in others:
-                going = [m for m in messages if m.status in lifecycle.OPEN and recording.may_stand_in(other, m)]
+                going = [
+                    message
+                    for message in messages
+                    if message.status in lifecycle.OPEN
+                    and other.pk not in tried[message.pk]
+                    and recording.may_stand_in(other, message)
+                ]
                 with transaction.atomic():
                     recording.move(self.claim, going, other, self.sender.scope)
                 messages = [message for message in messages if message not in going]
@@ -176,9 +195,10 @@ class Drain:
 
     # Claiming.
 
-    def _claim(self, *, most: int = BATCH, prepared: bool = True) -> bool:
+    def _claim(self, *, most: int | None = None, prepared: bool = True) -> bool:
         """Claim another batch, and prepare it; whether there was one."""
-        size = min(BATCH, most, BATCH if self.left is None else self.left)
+        batch: int = settings.NOTIFICATION_SETTINGS["PROCESSING_BATCH_SIZE"]
+        size = min(batch, most or batch, batch if self.left is None else self.left)
         if not self.asked or size <= 0:
             return False
         rows = ledger.extend(self.claim, self.lane.id, limit=size, manual=self.manual, only=self.only)
@@ -341,7 +361,7 @@ class Drain:
         if suspect.deaths >= DEATHS_ALONE:
             reason = f"poison: {suspect.deaths} workers died with this message alone"
             poison = Ending(
-                suspect.item, MessageStatus.FAILED, timezone.now(), False, reason, "permanent", dead_letter=True
+                suspect.item, MessageStatus.FAILED, self.claim.now(), False, reason, "permanent", dead_letter=True
             )
             self.endings += recording.stop(self.claim, [poison])
             return

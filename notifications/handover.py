@@ -25,6 +25,8 @@ from notifications.due import DueMessage
 logger = logging.getLogger(__name__)
 
 MOST_THREADS = 256
+"""In this process; beyond these, each provider has a few of its own, so that stalled ones never have them all."""
+OWN_THREADS = 2
 MOST_AT_ONCE = 128
 """How many messages may be under way, unless the provider has more connections."""
 SHORTEST_WAIT, LONGEST_WAIT = 0.05, 0.15
@@ -36,7 +38,28 @@ AHEAD_SECONDS = 0.04
 SLOWER = 1.02
 """By how much, with each hand-over, less is made of how quick the quickest was."""
 
-_threads = ThreadPoolExecutor(max_workers=MOST_THREADS, thread_name_prefix="hand-over")
+_threads = ThreadPoolExecutor(max_workers=MOST_THREADS + 200 * OWN_THREADS, thread_name_prefix="hand-over")
+
+
+class _Shared:
+    """How many of the threads that all providers share are in use."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._used = 0
+
+    def take(self, wanted: int) -> int:
+        with self._lock:
+            taken = min(wanted, MOST_THREADS - self._used)
+            self._used += taken
+            return taken
+
+    def give_back(self) -> None:
+        with self._lock:
+            self._used -= 1
+
+
+_shared = _Shared()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +99,8 @@ class _Line:
         while True:
             with self.lock:
                 if not self.waiting:
+                    if self.threads > OWN_THREADS:
+                        _shared.give_back()
                     self.threads -= 1
                     return
                 flight, message, permit = self.waiting.popleft()
@@ -194,6 +219,8 @@ class Flight:
         with line.lock:
             wanted = min(threads, line.adapter_connections)
             more = max(min(wanted - line.threads, len(line.waiting)), 0)
+            own = min(more, max(OWN_THREADS - line.threads, 0))
+            more = own + _shared.take(more - own)
             line.threads += more
         for _ in range(more):
             _threads.submit(line.serve, self._adapter)
@@ -271,7 +298,13 @@ def outgoing(message: DueMessage) -> Outgoing:
 
 
 def look_up(adapter: Adapter, messages: Sequence[DueMessage], schema_name: str) -> list[Accepted | Failure | None]:
-    """Ask a provider about hand-overs of unknown fate, side by side; None where it does not have the message."""
+    """Ask a provider about hand-overs of unknown fate, side by side; None where it does not have the message.
+
+    Args:
+        adapter: the provider's.
+        messages: at most as many as it has connections.
+        schema_name: for the log.
+    """
 
     def ask(message: DueMessage) -> Accepted | Failure | None:
         try:

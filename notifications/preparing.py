@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from django.db import DatabaseError, InterfaceError, transaction
-from django.utils import timezone
 
 from notifications import due, lifecycle, recording, wording
 from notifications.dispatch import bells, ledger
@@ -21,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 def prepare(claim: Claim, messages: Sequence[DueMessage]) -> tuple[list[DueMessage], list[Ending]]:
     """Decide about and render a batch: the messages that may go now, and the endings of the others."""
-    now = timezone.now()
+    now = claim.now()
     suppressed = due.suppressed(messages)
     ready: list[DueMessage] = []
     stopped: list[Ending] = []
@@ -35,16 +34,16 @@ def prepare(claim: Claim, messages: Sequence[DueMessage]) -> tuple[list[DueMessa
         except (DatabaseError, InterfaceError):
             raise
         except CommunicationError as error:
-            stopped.append(recording.failed(message, str(error)))
+            stopped.append(recording.failed(message, str(error), now))
             continue
         except Exception as error:
             # One message that cannot be prepared must not keep its neighbours.
             logger.exception("message cannot be prepared", extra={"message_id": str(message.pk)})
-            stopped.append(recording.failed(message, f"cannot be prepared: {type(error).__name__}"))
+            stopped.append(recording.failed(message, f"cannot be prepared: {type(error).__name__}", now))
             continue
         match decision:
             case Drop(reason, expired=True):
-                stopped.append(recording.failed(message, reason))
+                stopped.append(recording.failed(message, reason, now))
             case Drop(reason):
                 stopped.append(Ending(message.pk, MessageStatus.SUPPRESSED, now, False, reason))
             case Wait():

@@ -12,15 +12,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import batched
 from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Max
-from django.utils import timezone
 
-from notifications import due, handover, lifecycle, retry, routing
-from notifications.channels import Accepted, Adapter, Rejected, Unavailable, Uncertain
+from notifications import due, handover, lifecycle, retry, routing, signals
+from notifications.channels import Accepted, Adapter, Failure, Rejected, Unavailable, Uncertain
 from notifications.dispatch import bells, circuits, lanes, ledger, limiter
 from notifications.dispatch.circuits import WELL, State, Who
 from notifications.dispatch.ledger import Claim
@@ -28,7 +29,15 @@ from notifications.dispatch.limiter import Grant, Limit
 from notifications.due import DueMessage
 from notifications.handover import HandOver
 from notifications.lifecycle import Ending
-from notifications.models import Attempt, AttemptOutcome, MessageStatus, NotificationChannel, Outbox
+from notifications.models import (
+    Attempt,
+    AttemptOutcome,
+    MessageStatus,
+    NotificationChannel,
+    Outbox,
+    Suppression,
+    SuppressionReason,
+)
 from notifications.models.fields import new_id
 from tenants.connection import connection, one_trip
 from tenants.context import current_tenant_id
@@ -91,13 +100,14 @@ def write_down(claim: Claim, sender: Sender, overs: Sequence[HandOver]) -> tuple
     """
     with transaction.atomic():
         until = _judge(sender, overs)
-        plan = _plan(sender, overs)
+        plan = _plan(claim, sender, overs)
         with one_trip():
             # The ledger before the messages, as everywhere: two orders would deadlock.
             ledger.finish(claim, plan.done)
             ledger.postpone(claim, list(plan.again), list(plan.again.values()))
             lifecycle.record([*plan.endings, *plan.not_begun])
-            _add_attempts([_attempt(over) for over in overs if over.begun], claim.worker, sender)
+            _add_attempts([_attempt(over, claim) for over in overs if over.begun], claim.worker, sender)
+        _suppress(overs)
         if plan.again:
             bells.plan_all_on_commit(overs[0].message.priority, plan.again.values())
         for outbox in sender.others() if plan.moved else ():
@@ -106,21 +116,21 @@ def write_down(claim: Claim, sender: Sender, overs: Sequence[HandOver]) -> tuple
     return plan.endings, until
 
 
-def _plan(sender: Sender, overs: Sequence[HandOver]) -> _Plan:
+def _plan(claim: Claim, sender: Sender, overs: Sequence[HandOver]) -> _Plan:
     plan = _Plan()
     tried = _tried(sender, overs)
     for over in overs:
-        message = over.message
+        message, at = over.message, claim.by_database(over.finished_at)
         if not over.begun:
-            plan.not_begun.append(Ending(message.pk, MessageStatus.SCHEDULED, over.finished_at, False, _why(over)))
+            plan.not_begun.append(Ending(message.pk, MessageStatus.SCHEDULED, at, False, _why(over)))
             plan.again[message.pk] = None
             continue
         other = _stand_in(sender, message, tried) if message.pk in tried else None
-        ending, due_at = _ending(over, moves=other is not None)
+        ending, due_at = _ending(over, at, moves=other is not None)
         if other is not None and ending.status == MessageStatus.SCHEDULED:
             plan.moved[other.pk].append(message)
         elif ending.status == MessageStatus.UNCERTAIN and _resent(message):
-            plan.again[message.pk] = settles_at(message, sender.adapter, over.finished_at)
+            plan.again[message.pk] = settles_at(message, sender.adapter, at)
         elif due_at:
             plan.again[message.pk] = due_at
         else:
@@ -129,13 +139,30 @@ def _plan(sender: Sender, overs: Sequence[HandOver]) -> _Plan:
     return plan
 
 
+def _suppress(overs: Sequence[HandOver]) -> None:
+    """Put addresses that do not exist on the tenant's suppression list."""
+    dead = [over for over in overs if isinstance(over.failure, Rejected) and over.failure.dead_address]
+    Suppression.objects.bulk_create(
+        [
+            Suppression(
+                channel=over.message.channel,
+                address=over.message.to_address.lower(),
+                reason=SuppressionReason.HARD_BOUNCE,
+                note=str(over.failure)[:300],
+            )
+            for over in dead
+        ],
+        ignore_conflicts=True,
+    )
+
+
 def _why(over: HandOver) -> str:
     return f"not begun: {over.failure}" if over.failure else "not begun: the provider is slow"
 
 
-def _ending(over: HandOver, *, moves: bool) -> tuple[Ending, datetime | None]:
-    """The message's next state after a hand-over, and when it is due again, which is now if it moves on."""
-    message, at = over.message, over.finished_at
+def _ending(over: HandOver, at: datetime, *, moves: bool) -> tuple[Ending, datetime | None]:
+    """The message's next state after a hand-over that ended then, and when it is due again; now, if it moves on."""
+    message = over.message
     if over.accepted is not None:
         taken = over.accepted
         ending = Ending(message.pk, MessageStatus.SENT, at, external_id=taken.provider_id, response=taken.response)
@@ -188,6 +215,15 @@ def _judge(sender: Sender, overs: Sequence[HandOver]) -> datetime | None:
     failures = [over.failure for over in overs if over.failure is not None]
     wide = [error for error in failures if isinstance(error, Unavailable) and error.account_wide]
     waits = [_hold_for(error) for error in wide if error.error_class in {"throttled", "auth"}]
+    if refused := [error for error in wide if error.error_class == "auth"]:
+        tell = partial(
+            signals.credentials_refused.send_robust,
+            sender=None,
+            account=sender.outbox.account,
+            scope=sender.scope,
+            reason=str(refused[-1]),
+        )
+        transaction.on_commit(tell, robust=True)
     if waits:
         wait, reason = max(waits)
         until = circuits.pause(_held(sender), wait=wait, reason=reason)
@@ -234,13 +270,19 @@ def _ring_for(waited: Sequence[tuple[int, str]]) -> None:
 
 def _tried(sender: Sender, overs: Sequence[HandOver]) -> Mapping[UUID, set[UUID]]:
     """The outboxes that each failed message has tried in its cycle, this one included."""
-    failed = {over.message.pk: over.message for over in overs if over.begun and isinstance(over.failure, Unavailable)}
+    failed = [over.message for over in overs if over.begun and isinstance(over.failure, Unavailable)]
     if not failed or not sender.others():
         return {}
-    tried = {pk: {sender.outbox.pk} for pk in failed}
-    rows = Attempt.objects.filter(message_id__in=failed).values_list("message_id", "cycle", "outbox_uuid")
+    return {pk: {*outboxes, sender.outbox.pk} for pk, outboxes in tried_outboxes(failed).items()}
+
+
+def tried_outboxes(messages: Sequence[DueMessage]) -> Mapping[UUID, set[UUID]]:
+    """The outboxes that messages have tried in their cycle, as far as it is written down."""
+    cycles = {message.pk: message.retry_count for message in messages}
+    tried: dict[UUID, set[UUID]] = {pk: set() for pk in cycles}
+    rows = Attempt.objects.filter(message_id__in=cycles).values_list("message_id", "cycle", "outbox_uuid")
     for pk, cycle, outbox in rows:
-        if cycle == failed[pk].retry_count:
+        if cycle == cycles[pk]:
             tried[pk].add(outbox)
     return tried
 
@@ -348,7 +390,7 @@ def _numbered(message: DueMessage) -> dict[str, object]:
     }
 
 
-def _attempt(over: HandOver) -> dict[str, object]:
+def _attempt(over: HandOver, claim: Claim) -> dict[str, object]:
     failure = over.failure
     outcome = (
         AttemptOutcome.ACCEPTED
@@ -361,8 +403,8 @@ def _attempt(over: HandOver) -> dict[str, object]:
     )
     return {
         **_numbered(over.message),
-        "started_at": over.started_at,
-        "finished_at": over.finished_at,
+        "started_at": claim.by_database(over.started_at),
+        "finished_at": claim.by_database(over.finished_at),
         "outcome": outcome,
         "error_class": failure.error_class if failure else "",
         "error": str(failure) if failure else "",
@@ -379,10 +421,8 @@ def ask_about(claim: Claim, messages: Sequence[DueMessage], adapter: Adapter) ->
     Returns:
         the endings of those that it has, and the messages that it does not have: these may go again.
     """
-    now = timezone.now()
-    answers = (
-        handover.look_up(adapter, messages, connection.schema_name) if adapter.can_look_up else [None] * len(messages)
-    )
+    now = claim.now()
+    answers = _answers(claim, messages, adapter) if adapter.can_look_up else [None] * len(messages)
     since = dict(
         Attempt.objects.filter(message_id__in=[message.pk for message in messages])
         .values_list("message_id")
@@ -411,12 +451,20 @@ def ask_about(claim: Claim, messages: Sequence[DueMessage], adapter: Adapter) ->
     return endings, absent
 
 
+def _answers(claim: Claim, messages: Sequence[DueMessage], adapter: Adapter) -> list[Accepted | Failure | None]:
+    found: list[Accepted | Failure | None] = []
+    for some in batched(messages, max(adapter.connections, 1), strict=False):
+        ledger.hold(claim)
+        found += handover.look_up(adapter, some, connection.schema_name)
+    return found
+
+
 # Endings without a hand-over.
 
 
 def settle_marked(claim: Claim, outbox_scope: str, outbox_uuid: UUID, items: Sequence[UUID]) -> list[Ending]:
     """What a dead worker had marked may have gone out: it is uncertain until something settles it."""
-    now = timezone.now()
+    now = claim.now()
     # The others are settled: by a receipt that was faster, or because they are gone.
     stuck = {message.pk: message for message in due.load(items) if message.status == MessageStatus.SENDING}
     again = {pk: settles_at(message, None, now) for pk, message in stuck.items() if _resent(message)}
@@ -439,10 +487,15 @@ def stop(claim: Claim, endings: list[Ending]) -> list[Ending]:
     return endings
 
 
+def mending_pause() -> timedelta:
+    """How long a sender that cannot send is left alone before it is looked at again."""
+    return retry.delay_before(1, settings.NOTIFY_RETRY_BACKOFF_SECONDS)
+
+
 def wait_for_mending(claim: Claim, messages: Sequence[DueMessage], reason: str) -> list[Ending]:
-    """What an operator or the tenant has to mend first costs no attempt; expiry ends the wait."""
-    now = timezone.now()
-    due_at = now + retry.delay_before(1, settings.NOTIFY_RETRY_BACKOFF_SECONDS)
+    """What an operator or the tenant has to mend first costs no attempt."""
+    now = claim.now()
+    due_at = now + mending_pause()
     endings = [Ending(message.pk, MessageStatus.SCHEDULED, now, False, reason) for message in messages]
     with transaction.atomic():
         ledger.postpone(claim, [message.pk for message in messages], [due_at] * len(messages))
@@ -452,6 +505,6 @@ def wait_for_mending(claim: Claim, messages: Sequence[DueMessage], reason: str) 
     return endings
 
 
-def failed(message: DueMessage, reason: str, error_class: str = "permanent", *, dead_letter: bool = True) -> Ending:
+def failed(message: DueMessage, reason: str, at: datetime, *, error_class: str = "permanent") -> Ending:
     """The ending of a message that cannot be handed over."""
-    return Ending(message.pk, MessageStatus.FAILED, timezone.now(), False, reason, error_class, dead_letter=dead_letter)
+    return Ending(message.pk, MessageStatus.FAILED, at, False, reason, error_class, dead_letter=True)

@@ -107,6 +107,11 @@ def current_scope() -> str:
     return Scope.PLATFORM if connection.schema_name == "public" else Scope.TENANT
 
 
+def scope_of(outbox: Outbox) -> str:
+    """Where an outbox lives: the platform's are seen from inside tenants, too."""
+    return Scope.PLATFORM if getattr(outbox._state, "schema", connection.schema_name) == "public" else Scope.TENANT
+
+
 def _named_sender(channel: str, from_address: str, own: list[Outbox]) -> Sender:
     wanted = from_address.strip().lower()
     try:

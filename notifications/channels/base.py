@@ -56,8 +56,12 @@ class Failure(Exception):
 class Rejected(Failure):
     """The provider will never take this message; retrying is pointless."""
 
-    def __init__(self, text: str, *, error_class: ErrorClass = "permanent", code: str = "") -> None:
+    def __init__(
+        self, text: str, *, error_class: ErrorClass = "permanent", code: str = "", dead_address: bool = False
+    ) -> None:
         super().__init__(text, error_class=error_class, code=code)
+        self.dead_address = dead_address
+        """Whether the provider said in so many words that the address does not exist: nothing is sent there again."""
 
 
 class Unavailable(Failure):

@@ -23,7 +23,8 @@ from tenants.connection import connection
 
 logger = logging.getLogger(__name__)
 
-COALESCE_SECONDS = 30
+COALESCE_SECONDS = 12
+"""Less than from sweep to sweep, so that the next one makes up for a bell that was lost."""
 JOB_SECONDS = 3600
 MOST_PLANNED = 60
 _QUIET_SECONDS = 5.0
@@ -68,13 +69,17 @@ def _ring(schema_name: str, queue: str) -> None:
 
 
 def _hang(schema_name: str, queue: str) -> None:
-    """Queue a bell's job in place of an earlier one that nobody has answered, so that they do not pile up."""
+    """Queue a bell's job, unless an earlier one still hangs: it keeps its place, or others would get all the turns."""
     redis, target = queues.redis(), queues.queue_named(queue)
     job_id = f"{schema_name}-{uuid4().hex}"
     try:
-        unanswered = redis.set(_job_key(schema_name, queue), job_id, ex=JOB_SECONDS, get=True)
-        if isinstance(unanswered, bytes):
+        unanswered = redis.get(_job_key(schema_name, queue))
+        if isinstance(unanswered, bytes) and redis.lpos(target.key, unanswered.decode()) is not None:
+            if redis.exists(queues.JsonJob.key_for(unanswered.decode())):
+                return
+            logger.warning("a bell's job was lost: Redis evicts keys", extra={"schema": schema_name, "queue": queue})
             target.remove(unanswered.decode())
+        redis.set(_job_key(schema_name, queue), job_id, ex=JOB_SECONDS)
         target.enqueue_call(
             DRAIN,
             args=(schema_name, queue),

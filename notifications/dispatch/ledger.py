@@ -8,11 +8,12 @@ claimed with `FOR UPDATE SKIP LOCKED`, so any number of workers drain one lane w
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 from django.conf import settings
+from django.utils import timezone
 
 from notifications.dispatch.models import Kind
 from tenants.connection import connection, one_trip
@@ -42,6 +43,16 @@ class Claim:
     open: set[UUID] = field(default_factory=set)
     """All that was claimed and is not yet given back or taken off."""
     renewed_at: float = field(default_factory=time.monotonic)
+    ahead: timedelta = timedelta()
+    """How far the database's clock is ahead of this process's, which may be wrong by any amount."""
+
+    def now(self) -> datetime:
+        """The time by the database's clock."""
+        return self.by_database(timezone.now())
+
+    def by_database(self, moment: datetime) -> datetime:
+        """A moment of this process's clock, by the database's."""
+        return moment + self.ahead
 
 
 def _lease() -> str:
@@ -101,7 +112,8 @@ def extend(
             FROM due
             -- A claim that a crash of the server forgets was never made; a mark, which is durable, brings it along.
             WHERE ledger.ctid = due.place AND (SELECT set_config('synchronous_commit', 'off', true)) = 'off'
-            RETURNING due.due_at, ledger.item, due.deaths, due.token IS NOT NULL, due.handed_over_at IS NOT NULL
+            RETURNING due.due_at, ledger.item, due.deaths, due.token IS NOT NULL, due.handed_over_at IS NOT NULL,
+                clock_timestamp()
             """,
             {
                 "lane": lane_id,
@@ -113,7 +125,10 @@ def extend(
                 "worker": claim.worker,
             },
         )
-        claim.rows = [Claimed(*row[1:]) for row in sorted(cursor.fetchall())]
+        rows = sorted(cursor.fetchall())
+    if rows:
+        claim.ahead = max(row[-1] for row in rows) - timezone.now()
+    claim.rows = [Claimed(*row[1:-1]) for row in rows]
     claim.open.update(row.item for row in claim.rows)
     return claim.rows
 

@@ -228,7 +228,7 @@ class Outbox(TenantModel):
         from notifications import routing
         from notifications.dispatch import limiter
 
-        limit = routing.limit_of(self, routing.current_scope())
+        limit = routing.limit_of(self, routing.scope_of(self))
         return limit is None or limiter.free_now(limit) > 0
 
 

@@ -26,6 +26,7 @@ LONGEST_REPLY = 64 * 1024
 AUTH_CODES = frozenset({530, 534, 535, 538})
 THROTTLED_CODES = frozenset({421, 454})
 NO_SUCH_RECIPIENT = frozenset({550, 551, 553})
+DEAD_ADDRESS = re.compile(r"\d{3} 5\.1\.(1|2|6|10)\b")
 ENHANCED_STATUS = re.compile(r"\d{3} 5\.(\d{1,3})\.\d{1,3}\b")
 
 UNREACHABLE = "The mail server could not be reached, or did not answer as one."
@@ -449,7 +450,8 @@ def refusal(step: str, code: int, reply: bytes) -> Failure:
         return Unavailable(text, error_class="auth", code=str(code))
     if code >= 500:
         unknown = step == "RCPT" and _no_such_recipient(code, text)
-        return Rejected(text, error_class="invalid_recipient" if unknown else "permanent", code=str(code))
+        error_class: ErrorClass = "invalid_recipient" if unknown else "permanent"
+        return Rejected(text, error_class=error_class, code=str(code), dead_address=unknown and _dead(text))
     return Unavailable(text, error_class="throttled" if code in THROTTLED_CODES else "transient", code=str(code))
 
 
@@ -459,6 +461,14 @@ def _no_such_recipient(code: int, text: str) -> bool:
     if status is None:
         return code in NO_SUCH_RECIPIENT
     return status[1] == "1" or (code in NO_SUCH_RECIPIENT and status[1] != "7")
+
+
+def _dead(text: str) -> bool:
+    """Whether the mailbox or its host does not exist (RFC 3463, 5.1.1, 5.1.2 and 5.1.6; RFC 7505, 5.1.10).
+
+    A bare 550 may be about anything, and is held against the one message only.
+    """
+    return DEAD_ADDRESS.match(text) is not None
 
 
 def _quote(code: int, reply: bytes) -> str:

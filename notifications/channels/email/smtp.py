@@ -59,8 +59,8 @@ class Options:
             password=password,
             use_tls=use_tls,
             use_ssl=use_ssl,
-            timeout=_seconds(settings, "timeout", 30.0),
-            data_timeout=_seconds(settings, "data_timeout", 120.0),
+            timeout=_seconds(settings, "timeout", 30.0, most=60),
+            data_timeout=_seconds(settings, "data_timeout", 120.0, most=180),
             connections=read_connections(settings, default=8),
         )
 
@@ -145,10 +145,10 @@ def _flag(settings: Settings, name: str, *, default: bool) -> bool:
     return flag
 
 
-def _seconds(settings: Settings, name: str, default: float) -> float:
+def _seconds(settings: Settings, name: str, default: float, most: int) -> float:
     seconds = settings.get(name, default)
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds <= 600:
-        raise InvalidSettings(name, "give a number of seconds up to 600.")
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds <= most:
+        raise InvalidSettings(name, f"give a number of seconds up to {most}.")
     return float(seconds)
 
 
