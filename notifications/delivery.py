@@ -7,7 +7,7 @@ transaction spans a hand-over, and no turn waits for a slow provider.
 import os
 import socket
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import astuple, dataclass
 from uuid import UUID
 
@@ -38,17 +38,25 @@ class Tally:
     failed: int = 0
     later: int = 0
     dropped: int = 0
+    under_way: int = 0
+    """Handed over, and not answered by the turn's end."""
 
     @property
     def total(self) -> int:
-        """All messages that the turn came to an answer about."""
-        return self.sent + self.failed + self.later + self.dropped
+        """All messages that the turn took up."""
+        return self.sent + self.failed + self.later + self.dropped + self.under_way
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(*(mine + more for mine, more in zip(astuple(self), astuple(other), strict=True)))
 
     def __str__(self) -> str:
-        return f"{self.sent} sent, {self.later} later, {self.failed} failed, {self.dropped} suppressed"
+        said = f"{self.sent} sent, {self.later} later, {self.failed} failed, {self.dropped} suppressed"
+        return f"{said}, {self.under_way} under way" if self.under_way else said
+
+    def landed(self, endings: Sequence[Ending], number: int) -> None:
+        """Add so many that were under way before; those without an ending were not begun, and wait as they were."""
+        self.under_way -= number
+        self.count(endings)
 
     def count(self, endings: Iterable[Ending]) -> None:
         """Add what was recorded."""
@@ -71,6 +79,7 @@ def take_turn(
     manual: bool = False,
     seconds: float = TURN_SECONDS,
     outboxes: Collection[UUID] | None = None,
+    late: Tally | None = None,
 ) -> Tally:
     """Work for the current tenant in one queue until its due work or the time is used up.
 
@@ -81,6 +90,7 @@ def take_turn(
         manual: take rows flagged for the commands too.
         seconds: after so long no hand-over begins but the first.
         outboxes: only the lanes of these; all when None.
+        late: where to add what lands after the turn. It is written to by another thread, and so by itself alone.
     """
     schema_name = connection.schema_name
     bells.answered(schema_name, queue)
@@ -89,8 +99,8 @@ def take_turn(
     claim_of = worker or worker_name()
     tenant_id = current_tenant_id()
     for position, lane in enumerate(_served(lanes.due(tenant_id=tenant_id, queue=queue, manual=manual), outboxes)):
-        late = time.monotonic() - deadline
-        if late > 0 and (tally.total or (position and late > GRACE_SECONDS)):
+        overdue = time.monotonic() - deadline
+        if overdue > 0 and (tally.total or (position and overdue > GRACE_SECONDS)):
             bells.ring(schema_name, queue)
             break
         left = None if limit is None else limit - tally.total
@@ -99,7 +109,9 @@ def take_turn(
         # Before its work: when the time is used up here, the next turn begins with another lane.
         lanes.served(lane.id)
         drain = Drain(lane, queue, Claim(tenant_id, claim_of[:100]), deadline, left=left, manual=manual)
+        drain.on_late = None if late is None else late.landed
         tally.count(drain.run())
+        tally.under_way += drain.left_under_way
         if drain.more:
             bells.ring(schema_name, queue)
             break

@@ -7,7 +7,7 @@ what is on its way lands beside the turns that follow.
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -16,12 +16,14 @@ from django.conf import settings
 from django.db import transaction
 
 from notifications import adapters, crashpoints, due, latecomers, lifecycle, preparing, recording, routing
-from notifications.channels import Failure, Rejected, Unavailable
+from notifications.channels import Adapter, Failure, Rejected, Unavailable
 from notifications.dispatch import bells, circuits, lanes, ledger, limiter
 from notifications.dispatch.lanes import DueLane
 from notifications.dispatch.ledger import Claim, Claimed
 from notifications.dispatch.limiter import Grant
 from notifications.due import DueMessage
+from notifications.exceptions import HandlerNotAllowed
+from notifications.handling import HandlerAdapter, HandlerFlight
 from notifications.handover import Flight
 from notifications.lifecycle import Ending
 from notifications.models import MessageStatus, Scope
@@ -73,6 +75,11 @@ class Drain:
     """Whether an error ended its turn, so that claimed messages are left."""
     begun_at: float | None = None
     """When messages were last sent on their way."""
+    on_late: Callable[[Sequence[Ending], int], None] | None = None
+    """Called by the thread that writes down what lands after the turn: with the endings, and how many landed."""
+    left_under_way: int = 0
+    """How many were, at the turn's end, not written down yet."""
+    _told: int = 0
 
     def run(self) -> list[Ending]:
         """Bring the lane's due messages to an ending, as far as the time goes; those that are written down."""
@@ -87,9 +94,12 @@ class Drain:
             self.broken = True
             raise
         finally:
-            if self.broken or self.pending or self.outcomes.open:
+            written = list(self.outcomes.endings)
+            self._told = len(written)
+            self.left_under_way = self._under_way
+            if self.broken or self.left_under_way:
                 latecomers.add(self)
-        return [*self.endings, *self.outcomes.endings]
+        return [*self.endings, *written]
 
     def _work(self) -> None:
         state = self.sender.state
@@ -118,10 +128,22 @@ class Drain:
         ledger.hold(self.claim)
         self.outcomes.write()
         self._see_outcomes()
+        self._tell()
         if landed:
             # The lane may have been passed over meanwhile, because its connections were taken.
             bells.ring(connection.schema_name, self.queue)
         return not self.pending
+
+    @property
+    def _under_way(self) -> int:
+        return self.pending + self.outcomes.unseen
+
+    def _tell(self) -> None:
+        written = self.outcomes.endings[self._told :]
+        self._told += len(written)
+        landed, self.left_under_way = self.left_under_way - self._under_way, self._under_way
+        if self.on_late is not None and landed:
+            self.on_late(written, landed)
 
     # The sender.
 
@@ -133,14 +155,21 @@ class Drain:
             return Rejected("the outbox is gone")
         if not (outbox.is_active and outbox.account.is_active):
             return Unavailable("the outbox or its account is switched off")
+        adapter: Adapter
         try:
-            adapter = adapters.adapter_for(outbox.account, scope)
+            if outbox.handler:
+                adapter = handled = HandlerAdapter({"handler": outbox.handler})
+                self.flight = HandlerFlight(handled, connection.schema_name)
+            else:
+                adapter = adapters.adapter_for(outbox.account, scope)
+                self.flight = Flight(adapter, connection.schema_name)
+        except HandlerNotAllowed as error:
+            return Unavailable(str(error))
         except (Rejected, Unavailable) as error:
             return error
         owner = limiter.PLATFORM if scope == Scope.PLATFORM else self.claim.tenant_id
         state = circuits.state_of(owner, outbox.account_id)
         self.sender = Sender(outbox, scope, adapter, routing.limit_of(outbox, scope), state)
-        self.flight = Flight(adapter, connection.schema_name)
         self.outcomes = Outcomes(self.claim, self.sender, self.tenant)
         return None
 

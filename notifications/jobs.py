@@ -13,20 +13,6 @@ def drain(queue: str) -> None:
     delivery.take_turn(queue)
 
 
-def process_scheduled_notifications() -> int:
-    """Ring for everything that is due; the number of bells."""
-    from notifications import reopening
-
-    return reopening.process_scheduled_notifications()
-
-
-def retry_failed_notifications() -> int:
-    """Send failed messages again whose failure may have passed; how many."""
-    from notifications import reopening
-
-    return reopening.retry_failed_notifications()
-
-
 @dataclass(frozen=True, slots=True)
 class Periodic:
     """A job that comes again and again, under one name for ever."""
@@ -37,8 +23,8 @@ class Periodic:
 
 
 PERIODIC = (
-    Periodic("periodic-process-scheduled", timedelta(minutes=1), "notifications.jobs.process_scheduled_notifications"),
-    Periodic("periodic-retry-failed", timedelta(minutes=5), "notifications.jobs.retry_failed_notifications"),
+    Periodic("periodic-process-scheduled", timedelta(minutes=1), "notifications.tasks.process_scheduled_notifications"),
+    Periodic("periodic-retry-failed", timedelta(minutes=5), "notifications.tasks.retry_failed_notifications"),
 )
 
 

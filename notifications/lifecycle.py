@@ -48,6 +48,9 @@ REQUEUABLE = frozenset({S.FAILED, S.BOUNCED, S.SUPPRESSED, S.UNCERTAIN})
 PASSING = frozenset({"transient", "throttled"})
 """The classes of errors that pass by themselves; of the others somebody has to mend something first."""
 
+REOPEN_PAUSES = (timedelta(hours=2), timedelta(hours=4), timedelta(hours=8))
+"""Before each new cycle, so that with the cycles' own pauses a message is tried for more than a day."""
+
 
 def sources(target: S) -> list[S]:
     """The statuses that may move to the target."""
@@ -226,15 +229,15 @@ def _put_back(messages: Iterable[tuple[UUID, str, str, UUID]]) -> None:
         bells.ring_on_commit(queue)
 
 
-def reopen_failed(*, max_age: timedelta, channel: str | None = None, limit: int = 1000) -> int:
+def reopen_failed(*, max_age: timedelta, paced: bool = True, channel: str | None = None, limit: int = 1000) -> int:
     """Open new delivery cycles for the current tenant's messages whose failure may have passed, without anybody's word.
 
     These are the ones that failed for a reason in `PASSING`, have retries left, and have not expired: their time is
-    not extended, so that a code that nobody can use any more does not arrive. The n-th new cycle begins no sooner
-    after the failure than the n-th pause of `NOTIFY_RETRY_BACKOFF_SECONDS`.
+    not extended, so that a code that nobody can use any more does not arrive.
 
     Args:
         max_age: how long ago they failed at most.
+        paced: leave the n-th new cycle until the n-th of `REOPEN_PAUSES` after the failure.
         channel: only messages of this one.
         limit: at most so many, those that failed first.
 
@@ -266,8 +269,8 @@ def reopen_failed(*, max_age: timedelta, channel: str | None = None, limit: int 
             {
                 "classes": sorted(PASSING),
                 "max_age": f"{max_age.total_seconds()} seconds",
-                "pauses": settings.NOTIFY_RETRY_BACKOFF_SECONDS,
-                "last": len(settings.NOTIFY_RETRY_BACKOFF_SECONDS),
+                "pauses": [int(pause.total_seconds()) for pause in REOPEN_PAUSES] if paced else [],
+                "last": len(REOPEN_PAUSES),
                 "channel": channel,
                 "tenant": current_tenant_id(),
                 "limit": limit,

@@ -57,7 +57,9 @@ class Pass:
     progress: Callable[["Pass"], None] = lambda _: None
     """Called after each turn."""
 
-    tally: Tally = field(default_factory=Tally)
+    turns: Tally = field(default_factory=Tally)
+    late: Tally = field(default_factory=Tally)
+    """What landed after its turn; written to by another thread."""
     reopened: int = 0
     """How many failed messages were taken up again."""
     tenants: set[str] = field(default_factory=set)
@@ -77,7 +79,12 @@ class Pass:
         if self.kind is not None and self.kind not in NotificationChannel.values:
             raise CommunicationError(f"kind={self.kind!r} is none of {', '.join(NotificationChannel.values)}")
 
-    def reopen(self, max_age: timedelta) -> None:
+    @property
+    def tally(self) -> Tally:
+        """What was done with messages."""
+        return self.turns + self.late
+
+    def reopen(self, max_age: timedelta, *, paced: bool) -> None:
         """Take failed messages up again whose failure may have passed, as `lifecycle.reopen_failed` says.
 
         Raises:
@@ -87,13 +94,13 @@ class Pass:
         for schema_name in [self.schema_name] if self.schema_name else list(serving):
             if self.stopped():
                 return
-            self._inside(schema_name, lambda: self._reopen_here(max_age))
+            self._inside(schema_name, lambda: self._reopen_here(max_age, paced=paced))
 
-    def _reopen_here(self, max_age: timedelta) -> None:
+    def _reopen_here(self, max_age: timedelta, *, paced: bool) -> None:
         left = self.limit
         while left is None or left > 0:
             size = REOPENED_AT_ONCE if left is None else min(left, REOPENED_AT_ONCE)
-            number = lifecycle.reopen_failed(max_age=max_age, channel=self.kind, limit=size)
+            number = lifecycle.reopen_failed(max_age=max_age, paced=paced, channel=self.kind, limit=size)
             self.reopened += number
             if number < size:
                 return
@@ -146,7 +153,7 @@ class Pass:
         if tally is None:
             return False
         self.tenants.add(schema_name)
-        self.tally += tally
+        self.turns += tally
         if self.limit is not None:
             self._left[schema_name] = self._left.get(schema_name, self.limit) - tally.total
         self.progress(self)
@@ -160,6 +167,7 @@ class Pass:
             manual=self.manual,
             seconds=TURN_SECONDS,
             outboxes=None if self.kind is None else self._senders.union(_senders_of(self.kind)),
+            late=self.late,
         )
 
     def _inside[T](self, schema_name: str, call: Callable[[], T]) -> T | None:

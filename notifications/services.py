@@ -37,10 +37,17 @@ from notifications.exceptions import (
     TemplateRenderError,
     TenantRequired,
 )
-from notifications.lifecycle import cancel, requeue
+from notifications.handlers import register_handler
+from notifications.lifecycle import cancel, requeue, settle
 from notifications.models import NotificationChannel, OutboxMessage
 from notifications.pages import RecipientsRefused
 from notifications.rendering import register_serializer
+from notifications.tasks import (
+    process_scheduled_notifications,
+    retry_failed_notifications,
+    send_notification,
+    send_notification_task,
+)
 from notifications.wanted import read
 from tenants.models import Tenant
 from tenants.scoping import guard
@@ -67,13 +74,19 @@ __all__ = [
     "enqueue_notification",
     "get_adapter",
     "get_messages_for_object",
+    "process_scheduled_notifications",
+    "register_handler",
     "register_serializer",
     "requeue",
+    "retry_failed_notifications",
     "send",
     "send_email",
+    "send_notification",
+    "send_notification_task",
     "send_push",
     "send_sms",
     "send_whatsapp",
+    "settle",
 ]
 
 

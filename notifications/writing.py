@@ -37,9 +37,9 @@ class Outcomes:
     _writing: deque[tuple[Sequence[HandOver], Future[Written]]] = field(default_factory=deque)
 
     @property
-    def open(self) -> bool:
-        """Whether some of them are not yet written down, as far as is known."""
-        return bool(self.unwritten or self._writing)
+    def unseen(self) -> int:
+        """How many of them are not yet written down, as far as is known."""
+        return len(self.unwritten) + sum(len(overs) for overs, _ in self._writing)
 
     def write(self) -> None:
         """Have what has landed written down. In a caller's transaction there is only the one connection.

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from django import forms
-from django.conf import settings
 from django.contrib.admin import display
 from django.core.exceptions import ValidationError
 from django.db.models import Model
@@ -20,7 +19,7 @@ from unfold.widgets import (
     UnfoldBooleanSwitchWidget,
 )
 
-from notifications import routing
+from notifications import handlers, routing
 from notifications.admin.sites import BaseAdmin, is_public, link, moment, platform_site, tenant_site
 from notifications.channels import InvalidSettings, adapter_class
 from notifications.channels.registry import ADAPTERS, UnknownProvider
@@ -328,7 +327,7 @@ class OutboxForm(forms.ModelForm):  # type: ignore[type-arg]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         field: Any = self.fields["handler"]
-        known = list(settings.NOTIFY_HANDLER_ALLOWLIST)
+        known = handlers.names()
         if (current := self.instance.handler) and current not in known:
             known.append(current)
         field.choices = [("", "None: the account's provider"), *((name, name) for name in known)]

@@ -60,7 +60,9 @@ class PassCommand(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the options."""
         parser.add_argument("--worker-id", default="", help="a name for the leases (default: host and process)")
-        parser.add_argument("--schema", metavar="TENANT", help="only this tenant (its schema's name, or its host)")
+        which = parser.add_mutually_exclusive_group()
+        which.add_argument("--schema", metavar="TENANT", help="only this tenant (its schema's name, or its host)")
+        which.add_argument("--all-schemas", action="store_true", help="all tenants that are served (the default)")
 
     def handle(self, *_: Any, **options: Any) -> None:
         """Run until the work is done or a signal comes; what is on its way then is waited for.

@@ -8,7 +8,7 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ValidationError
 from django.db import models
 
-from notifications import vault
+from notifications import handlers, vault
 from notifications.channels.addresses import InvalidAddress, clean_display_name, clean_email, clean_sender
 from notifications.channels.registry import secret_settings
 from notifications.models.choices import NotificationChannel
@@ -200,7 +200,7 @@ class Outbox(TenantModel):
         Raises:
             ValidationError: naming the field and the remedy.
         """
-        if self.handler and self.handler not in django_settings.NOTIFY_HANDLER_ALLOWLIST:
+        if self.handler and self.handler not in handlers.names():
             raise ValidationError({"handler": "This handler is not registered; choose one that the platform offers."})
         if self.account_id:
             self._clean("address", partial(clean_sender, self.account.kind))

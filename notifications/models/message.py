@@ -7,6 +7,8 @@ from django.contrib.contenttypes.fields import GenericForeignKey
 from django.contrib.contenttypes.models import ContentType
 from django.db import models
 
+from notifications.channels import Accepted, Failure, Unavailable
+from notifications.exceptions import CommunicationError
 from notifications.models.choices import (
     AttemptOutcome,
     MessageStatus,
@@ -139,6 +141,14 @@ class OutboxMessage(TenantModel):
             models.Index(
                 fields=["external_id"], name="idx_notifications_external", condition=~models.Q(external_id="")
             ),
+            models.Index(
+                fields=["failed_at"],
+                name="idx_notifications_failed",
+                condition=models.Q(status=MessageStatus.FAILED),
+            ),
+            models.Index(
+                fields=["-id"], name="idx_notifications_dead", condition=models.Q(dead_lettered_at__isnull=False)
+            ),
         ]
         constraints = [
             models.CheckConstraint(condition=one_of("channel", NotificationChannel), name="message_channel_known"),
@@ -212,6 +222,38 @@ class OutboxMessage(TenantModel):
         from notifications import lifecycle
 
         lifecycle.requeue(self)
+
+    marked: Accepted | Failure | None = None
+    """What a handler that hands this message over has said of it; see `handling`."""
+
+    def mark_sending(self) -> None:
+        """For handlers: nothing is left to do, for the message is `sending` before one is called.
+
+        Raises:
+            CommunicationError: it is not being handed over.
+        """
+        if self.status != MessageStatus.SENDING:
+            raise CommunicationError(f"message {self.pk} is {self.status}: only a handler marks what it is handed")
+
+    def mark_sent(self, message_id: str = "") -> None:
+        """For handlers: the message was taken, under the provider's own id. It is written down once they return.
+
+        Raises:
+            CommunicationError: it is not being handed over.
+        """
+        self.mark_sending()
+        self.marked = Accepted(provider_id=message_id)
+
+    def mark_failed(self, error: str) -> None:
+        """For handlers: the message was certainly not taken, and may be tried again.
+
+        What will never be taken, a handler says by raising `channels.Rejected`; what may have been, `Uncertain`.
+
+        Raises:
+            CommunicationError: it is not being handed over.
+        """
+        self.mark_sending()
+        self.marked = Unavailable(error)
 
     @property
     def error_log(self) -> str:

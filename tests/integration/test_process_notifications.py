@@ -112,6 +112,21 @@ def test_a_limit_above_a_batch_holds_too(acme: Tenant, both: Fake, settings) -> 
     assert run("--limit=5").startswith("5 sent")
 
 
+@pytest.mark.django_db(transaction=True)
+def test_what_lands_after_its_turn_counts_too_against_the_limit_and_in_the_line(
+    acme: Tenant, both: Fake, monkeypatch
+) -> None:
+    monkeypatch.setattr("notifications.processing.TURN_SECONDS", 0)
+    turned = threading.Event()
+    both.connections = 2
+    for number in range(4):
+        accepted(f"ada{number}@example.com", tenant=acme)
+        both.script(f"ada{number}@example.com", lambda _: Accepted() if turned.wait(30) else None)
+    threading.Timer(1.5, turned.set).start()
+    assert run("--limit=2").startswith("2 sent, 0 later, 0 failed, 0 suppressed, 0 received")
+    assert statuses(acme) == ["pending", "pending", "sent", "sent"]
+
+
 def test_only_one_kind_is_taken_when_asked_for_also_from_the_platforms_sender(
     acme: Tenant, globex: Tenant, both: Fake
 ) -> None:
@@ -152,6 +167,11 @@ def test_one_tenant_alone_can_be_served_by_schema_or_host(acme: Tenant, globex: 
     assert run("--schema", acme.schema_name).startswith("1 sent")
     assert statuses(globex) == ["pending"]
     assert run("--schema", "globex").startswith("1 sent")
+    for tenant in (acme, globex):
+        accepted(tenant=tenant)
+    assert run("--all-schemas").startswith("2 sent")
+    with pytest.raises(CommandError, match="not allowed with argument"):
+        run("--all-schemas", "--schema", "globex")
     with pytest.raises(CommandError, match="no tenant is known as 'nobody'"):
         run("--schema", "nobody")
 

@@ -6,33 +6,38 @@ from typing import Any
 
 import pytest
 from auditlog.models import LogEntry
+from django.contrib.auth import get_user_model
 from django.db import connection, transaction
 from django.utils import timezone
 
-from notifications import jobs, lifecycle, reopening, tasks
+from notifications import lifecycle, tasks
 from notifications.channels import Accepted, Rejected, Unavailable
 from notifications.dispatch import ledger
 from notifications.dispatch.models import Lane
-from notifications.exceptions import CommunicationError
+from notifications.exceptions import CommunicationError, NotRetryable
 from notifications.models import MessageStatus, OutboxMessage
 from notifications.queues import queue_named
-from notifications.reopening import process_scheduled_notifications, retry_failed_notifications
-from notifications.tasks import send_notification, send_notification_task
+from notifications.services import (
+    process_scheduled_notifications,
+    retry_failed_notifications,
+    send_notification,
+    send_notification_task,
+)
 from tenants.context import tenant_context
 from tenants.jobs import enqueue_on_commit
 from tests import factories
 from tests.factories import accepted, end_leases, fresh, make_due, on_ledger, race, turn
 
-PAUSES = [60, 300, 1800]
+PAUSES = lifecycle.REOPEN_PAUSES
+MORE_THAN_A_PAUSE = PAUSES[-1] + timedelta(hours=1)
 
 
 @pytest.fixture(autouse=True)
-def pauses(settings):
-    settings.NOTIFY_RETRY_BACKOFF_SECONDS = PAUSES
+def one_attempt(settings):
     settings.NOTIFY_MAX_ATTEMPTS = 1
 
 
-def failed(to: str = "ada@example.com", *, ago: Any = timedelta(hours=1), **changes: Any) -> OutboxMessage:
+def failed(to: str = "ada@example.com", *, ago: Any = MORE_THAN_A_PAUSE, **changes: Any) -> OutboxMessage:
     """A message of the current tenant whose provider was not there for it, some time ago."""
     message = accepted(to, **({"channel": "sms"} if to.startswith("+") else {}))
     on_ledger(message).delete()
@@ -76,7 +81,7 @@ def test_a_message_whose_provider_was_away_is_delivered_in_a_new_cycle_and_its_a
     message = accepted()
     turn()
     assert fresh(message).status == "failed"
-    OutboxMessage.objects.update(failed_at=timezone.now() - timedelta(seconds=2 * PAUSES[0]))
+    OutboxMessage.objects.update(failed_at=timezone.now() - MORE_THAN_A_PAUSE)
     assert retry_failed_notifications() == 1
     reopened = fresh(message)
     assert (reopened.status, reopened.retry_count, reopened.attempt_count) == ("pending", 1, 0)
@@ -110,18 +115,28 @@ def test_only_failed_messages_are_taken_up_again(acme_sends, status):
 
 
 @pytest.mark.parametrize(("cycle", "pause"), list(enumerate([*PAUSES, PAUSES[-1]])))
-def test_each_new_cycle_begins_a_pause_of_the_list_after_the_failure(acme_sends, cycle, pause):
+def test_each_new_cycle_begins_a_longer_pause_after_the_failure(acme_sends, cycle, pause):
     options = {"retry_count": cycle, "max_retries": 9}
-    too_soon = failed("bob@example.com", ago=timedelta(seconds=pause - 5), **options)
-    message = failed(ago=timedelta(seconds=pause + 1), **options)
+    too_soon = failed("bob@example.com", ago=pause - timedelta(seconds=5), **options)
+    message = failed(ago=pause + timedelta(seconds=1), **options)
     assert retry_failed_notifications() == 1
     assert (is_waiting(message), is_waiting(too_soon)) == (True, False)
 
 
-def test_without_a_list_of_pauses_it_goes_again_at_once(acme_sends, settings):
-    settings.NOTIFY_RETRY_BACKOFF_SECONDS = []
-    failed(ago=timedelta(seconds=PAUSES[0] / 2))
-    assert retry_failed_notifications() == 1
+def test_with_the_pauses_of_its_cycles_a_message_is_tried_for_a_day(settings):
+    """RFC 5321, 4.5.4.1, has senders go on for days; greylisting and a night's outage pass in one."""
+    waits = settings.NOTIFY_RETRY_BACKOFF_SECONDS
+    cycle = timedelta(seconds=sum(waits[:4]))
+    cycles = 1 + settings.NOTIFICATION_SETTINGS["MAX_RETRY_ATTEMPTS"]
+    assert sum(PAUSES, cycles * cycle) >= timedelta(days=1)
+    assert max(PAUSES) < tasks.MAX_AGE
+    assert sum(PAUSES, cycles * cycle) < timedelta(seconds=settings.NOTIFY_EXPIRY_SECONDS)
+
+
+def test_who_asks_for_it_once_waits_for_no_pause(acme_sends):
+    failed(ago=timedelta(seconds=1))
+    assert lifecycle.reopen_failed(max_age=tasks.MAX_AGE) == 0
+    assert lifecycle.reopen_failed(max_age=tasks.MAX_AGE, paced=False) == 1
 
 
 def test_a_message_goes_again_by_itself_only_so_often(acme_sends):
@@ -131,8 +146,8 @@ def test_a_message_goes_again_by_itself_only_so_often(acme_sends):
 
 
 def test_what_failed_too_long_ago_is_left_to_a_person(acme_sends):
-    old = failed(ago=reopening.MAX_AGE + timedelta(seconds=5))
-    young = failed(ago=reopening.MAX_AGE - timedelta(seconds=60))
+    old = failed(ago=tasks.MAX_AGE + timedelta(seconds=5))
+    young = failed(ago=tasks.MAX_AGE - timedelta(seconds=60))
     assert retry_failed_notifications() == 1
     assert (is_waiting(old), is_waiting(young)) == (False, True)
     assert retry_failed_notifications(max_age=timedelta(days=1)) == 1
@@ -148,8 +163,8 @@ def test_nobodys_time_is_extended(acme_sends):
 
 
 def test_one_kind_alone_and_so_many_at_most_those_that_failed_first(acme_sends):
-    texts = [failed("+12025550188", ago=timedelta(hours=hours)) for hours in (2, 3, 1)]
-    mail = failed()
+    texts = [failed("+12025550188", ago=timedelta(hours=hours)) for hours in (10, 11, 9)]
+    mail = failed(ago=timedelta(hours=9))
     assert retry_failed_notifications(kind="sms", limit=2) == 2
     assert [is_waiting(message) for message in (*texts, mail)] == [True, True, False, False]
     assert retry_failed_notifications() == 2
@@ -174,12 +189,19 @@ def test_each_goes_back_to_its_own_lane(acme_sends):
     assert {row.item: (row.lane.queue, row.lane.outbox_uuid) for row in rows} == before
 
 
-def test_what_is_taken_only_by_commands_stays_so(acme_sends, settings, valkey):
+def test_what_is_taken_only_by_commands_stays_so(acme_sends, settings, valkey, django_capture_on_commit_callbacks):
+    """The others' are rung for at that moment; its are not."""
     settings.NOTIFY_SEND_IMMEDIATELY = False
     message = failed()
-    retry_failed_notifications()
+    with django_capture_on_commit_callbacks(execute=True):
+        retry_failed_notifications()
     assert on_ledger(message).get().manual
     assert not len(queue_named("default"))
+    settings.NOTIFY_SEND_IMMEDIATELY = True
+    failed("bob@example.com")
+    with django_capture_on_commit_callbacks(execute=True):
+        retry_failed_notifications()
+    assert len(queue_named("default")) == 1
 
 
 def test_what_a_worker_has_still_to_finish_is_left_to_it(acme_sends, settings):
@@ -192,7 +214,7 @@ def test_what_a_worker_has_still_to_finish_is_left_to_it(acme_sends, settings):
     end_leases()
     turn()
     OutboxMessage.objects.filter(pk=message.pk).update(
-        status="failed", error_class="transient", failed_at=timezone.now() - timedelta(hours=1)
+        status="failed", error_class="transient", failed_at=timezone.now() - MORE_THAN_A_PAUSE
     )
     assert retry_failed_notifications() == 0
     make_due(message)
@@ -222,11 +244,11 @@ def test_of_calls_that_race_each_message_is_taken_up_once_and_nobody_waits(acme,
         with tenant_context(acme):
             if position:
                 assert begun.wait(30)
-                number = lifecycle.reopen_failed(max_age=reopening.MAX_AGE)
+                number = lifecycle.reopen_failed(max_age=tasks.MAX_AGE)
                 over.set()
                 return number
             with transaction.atomic():
-                number = lifecycle.reopen_failed(max_age=reopening.MAX_AGE, limit=3)
+                number = lifecycle.reopen_failed(max_age=tasks.MAX_AGE, limit=3)
                 begun.set()
                 assert over.wait(30), "the other one waited"
             return number
@@ -244,7 +266,7 @@ def test_all_tenants_that_are_served_have_their_messages_taken_up(acme, globex, 
             failed()
     globex.status = "suspended"
     globex.save()
-    assert jobs.retry_failed_notifications() == 1
+    assert retry_failed_notifications() == 1
     with tenant_context(globex):
         assert OutboxMessage.objects.get().status == "failed"
 
@@ -279,7 +301,7 @@ def test_where_nobody_answers_bells_what_has_become_due_is_delivered_here(acme_s
     settings.NOTIFY_DISPATCH_MODE = mode
     due, later = (accepted(scheduled_at=timezone.now() + timedelta(days=1)) for _ in range(2))
     make_due(due)
-    assert jobs.process_scheduled_notifications() == 1
+    assert process_scheduled_notifications() == 1
     assert (fresh(due).status, fresh(later).status) == ("sent", "scheduled")
 
 
@@ -347,9 +369,14 @@ def test_it_runs_as_a_job_of_its_tenant(acme, provider, valkey):
 
 
 def test_a_person_may_do_more_than_the_clock(acme_sends):
-    """The counters: a message that the clock leaves alone goes again by somebody's word, within its own retries."""
-    message = failed(error_class="permanent", expires_at=timezone.now())
+    """A message that the clock leaves alone, its retries used up, goes again by somebody's word."""
+    message = failed(error_class="permanent", expires_at=timezone.now(), retry_count=3, max_retries=3)
     assert retry_failed_notifications() == 0
-    lifecycle.requeue(message)
+    with pytest.raises(NotRetryable):
+        lifecycle.requeue(message)
+    ada = get_user_model().objects.create_user("ada")
+    lifecycle.requeue(message, actor=ada, reason="she asked")
+    entry = LogEntry.objects.get(object_pk=str(message.pk), action=LogEntry.Action.UPDATE)
+    assert (entry.actor_id, entry.additional_data) == (ada.pk, {"reason": "she asked"})
     acme_sends.script("ada@example.com", Accepted())
     assert turn().sent == 1

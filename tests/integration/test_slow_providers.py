@@ -9,6 +9,7 @@ from django.db import OperationalError
 from notifications import adapters, delivery, preparing, recording
 from notifications.channels import Accepted
 from notifications.channels.fake import Fake
+from notifications.delivery import Tally
 from tests import factories
 from tests.factories import accepted, fresh, on_ledger, turn
 
@@ -33,17 +34,20 @@ def statuses(messages):
 
 @pytest.mark.django_db(transaction=True)
 def test_a_turn_does_not_wait_for_a_stalled_provider_and_gives_back_what_has_not_begun(stalled):
-    assert delivery.take_turn("default", seconds=0).total == 0
+    assert delivery.take_turn("default", seconds=0) == Tally(under_way=2)
     assert statuses(stalled.messages) == ["sending", "sending", "pending", "pending", "pending"]
     assert on_ledger().filter(lease_until=None).count() == 3
 
 
 @pytest.mark.django_db(transaction=True)
 def test_what_lands_after_its_turn_is_written_down(stalled):
-    delivery.take_turn("default", seconds=0)
+    late = Tally()
+    turned = delivery.take_turn("default", seconds=0, late=late)
+    assert str(turned) == "0 sent, 0 later, 0 failed, 0 suppressed, 2 under way"
     stalled.go.set()
     assert delivery.finish_late(30)
     assert statuses(stalled.messages)[:2] == ["sent", "sent"]
+    assert turned + late == Tally(sent=2)
     assert turn().sent == 3
     assert not on_ledger().exists()
 

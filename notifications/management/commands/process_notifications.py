@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.db import InterfaceError, OperationalError
 
-from notifications import reopening
+from notifications import tasks
 from notifications.management.passes import PassCommand, Stop, complaint
 from notifications.models import NotificationChannel
 from notifications.processing import Pass
@@ -35,12 +35,14 @@ class Command(PassCommand):
             "--kind", choices=NotificationChannel.values, metavar="CHANNEL", help="only messages of one kind: email, …"
         )
         parser.add_argument(
-            "--retry-failed", action="store_true", help="first take failed messages up again that may go after all"
+            "--retry-failed",
+            action="store_true",
+            help="first take failed messages up again: at once, or with --daemon after 2, 4 and 8 hours",
         )
         parser.add_argument(
             "--max-age-hours",
             type=float,
-            default=reopening.MAX_AGE / timedelta(hours=1),
+            default=tasks.MAX_AGE / timedelta(hours=1),
             help="with --retry-failed: leave alone what failed longer ago (default: %(default)g)",
         )
         parser.add_argument(
@@ -91,7 +93,8 @@ class Command(PassCommand):
     def _pass(self, stop: Stop, options: dict[str, Any]) -> Pass:
         work = self.new_pass(stop, options, kind=options["kind"])
         if options["retry_failed"]:
-            work.reopen(timedelta(hours=options["max_age_hours"]))
+            # Who runs it once wants it now; passes that come again leave failures time to pass.
+            work.reopen(timedelta(hours=options["max_age_hours"]), paced=options["daemon"])
         # What comes in is stored as it comes; nothing of it waits for a pass yet.
         if not options["inbox_only"]:
             work.deliver()
