@@ -8,6 +8,7 @@ until it is gone. `before_job` is a worker's own: between taking a bell from the
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from notifications import crashpoints
@@ -59,5 +60,5 @@ def _nothing(_: str) -> None:
     """No fault is installed."""
 
 
-reached = [_nothing]
+reached: list[Callable[[str], None]] = [_nothing]
 """What tests call at points of their own."""

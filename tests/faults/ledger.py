@@ -11,7 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-type Expected = Literal["taken", "failed", "either"]
+type Expected = Literal["taken", "failed", "either", "suppressed"]
+
+ENDINGS: Mapping[Expected, str] = {"failed": "failed", "either": "failed", "suppressed": "suppressed"}
+"""The status in which a message may end without a provider, where it is expected to or may."""
 
 
 def content_hash(subject: str, text: str) -> str:
@@ -33,7 +36,7 @@ class Order:
     text: str
     channel: str = "email"
     expected: Expected = "taken"
-    """How it is to end: with a provider, as failed, or as either."""
+    """How it is to end: with a provider, as failed, as either of these, or as suppressed."""
     scripted: bool = False
     """The provider was told to make trouble: it may be tried more often, and later."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -79,6 +82,8 @@ class Accepted:
     due: float = 0.0
     refused: str = ""
     """Why the last call did not succeed."""
+    longest: float = 0.0
+    """How long its longest call took, in seconds."""
 
 
 @dataclass(slots=True)
@@ -113,6 +118,7 @@ def read_accepted(paths: Iterable[Path]) -> dict[str, Accepted]:
     for path in paths:
         for line in read_lines(path):
             entry = found[line["key"]]
+            entry.longest = max(entry.longest, line.get("took", 0.0))
             match line["what"]:
                 case "begun":
                     entry.begun = True
@@ -156,11 +162,11 @@ def check(
         if entry.begun and not entry.ids:
             verdict.problems.append(f"never accepted: {order.key}, {entry.refused or 'the caller died'}")
         status = statuses.get(next(iter(entry.ids), ""), "")
-        if entry.ids and not given and not (order.expected != "taken" and status == "failed"):
+        if entry.ids and not given and not (status and status == ENDINGS.get(order.expected)):
             verdict.lost += 1
             verdict.problems.append(f"lost: {order.key}, which is {status or 'gone'}")
-        if given and order.expected == "failed":
-            verdict.problems.append(f"{order.key} was taken, and was to fail")
+        if given and order.expected in {"failed", "suppressed"}:
+            verdict.problems.append(f"{order.key} was taken, and was to be {order.expected}")
         if len(given) > 1:
             verdict.duplicated += len(given) - 1
             if given[0].id not in in_doubt and not order.scripted:
@@ -181,15 +187,19 @@ def _by_order(
     orders: Collection[Order], accepted: Mapping[str, Accepted], receipts: Sequence[Receipt]
 ) -> tuple[Mapping[str, list[Receipt]], list[str]]:
     """What was taken of each order, by its key; and what came that nobody asked for."""
-    by_to = {order.to.lower(): order for order in orders}
+    by_to: dict[str, list[Order]] = defaultdict(list)
+    for order in orders:
+        by_to[order.to.lower()].append(order)
     taken: dict[str, list[Receipt]] = defaultdict(list)
     problems = []
     for receipt in receipts:
-        order = by_to.get(receipt.to.lower())
-        if order is None or not accepted.get(order.key, Accepted()).begun:
+        asked = [o for o in by_to.get(receipt.to.lower(), ()) if accepted.get(o.key, Accepted()).begun]
+        # Of several to one recipient it is the one that was accepted under that id.
+        named = [o for o in asked if receipt.id in accepted[o.key].ids] or asked
+        if not named:
             problems.append(f"{receipt.to} was given a message that nobody asked for")
         elif receipt.taken:
-            taken[order.key].append(receipt)
+            taken[named[0].key].append(receipt)
     return taken, problems
 
 
@@ -212,8 +222,8 @@ def _differences(order: Order, entry: Accepted, given: Sequence[Receipt]) -> lis
 
 def _lies(order: Order, status: str, given: Sequence[Receipt]) -> list[str]:
     """Where the product says what is not so."""
-    if given and status == "failed" and order.expected != "either":
-        return [f"{order.key} is failed, and the provider has it"]
+    if given and status in {"failed", "suppressed"} and order.expected != "either":
+        return [f"{order.key} is {status}, and the provider has it"]
     if not given and status in {"sent", "delivered"}:
         return [f"{order.key} is {status}, and no provider has it"]
     return []

@@ -21,4 +21,3 @@ class Result:
     took_s: float = 0.0
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    left_out: str = ""

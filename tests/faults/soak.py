@@ -1,12 +1,14 @@
 """Load for a long time, with a fault every twenty seconds, each from the seed."""
 
+import os
 import signal
 import time
 from collections.abc import Callable
 
 from notifications import queues
 from tests.benchmarks.processes import say
-from tests.faults.stage import Kept, Scene
+from tests.faults.processes import Kept
+from tests.faults.stage import Scene
 
 EVERY_SECONDS = 20.0
 RATE = 40.0
@@ -46,9 +48,6 @@ def _faults(scene: Scene, workers: list[Kept]) -> dict[str, Callable[[], object]
     def victim() -> Kept:
         return scene.random.choice(workers)
 
-    def ask() -> None:
-        victim().child.signal(signal.SIGTERM)
-
     def pause() -> None:
         child = victim().child
         child.signal(signal.SIGSTOP)
@@ -67,29 +66,27 @@ def _faults(scene: Scene, workers: list[Kept]) -> dict[str, Callable[[], object]
         servers.valkey.start()
         scene.over()
 
+    def silence_valkey() -> None:
+        os.kill(servers.valkey.process_id, signal.SIGSTOP)
+        scene.rest(5)
+        os.kill(servers.valkey.process_id, signal.SIGCONT)
+        scene.over()
+
     def end_backends() -> None:
-        scene.stage.sql(
+        scene.sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
         )
 
-    def forget() -> None:
-        queues.redis().flushall()
-
-    def disconnect() -> None:
-        queues.redis().client_kill_filter(_type="normal", skipme=True)
-
-    def kill_scheduler() -> None:
-        scene.kept[0].child.signal(signal.SIGKILL)
-
     return {
         "kill a worker": lambda: scene.kill(victim()),
-        "end a worker": ask,
+        "end a worker": lambda: victim().child.signal(signal.SIGTERM),
         "stop a worker for a while": pause,
         "restart PostgreSQL": restart_postgres,
         "restart Valkey": restart_valkey,
-        "FLUSHALL": forget,
-        "CLIENT KILL": disconnect,
+        "silence Valkey": silence_valkey,
+        "FLUSHALL": lambda: queues.redis().flushall(),
+        "CLIENT KILL": lambda: queues.redis().client_kill_filter(_type="normal", skipme=True),
         "end all backends": end_backends,
-        "kill the scheduler": kill_scheduler,
+        "kill the scheduler": lambda: scene.kept[0].child.signal(signal.SIGKILL),
     }

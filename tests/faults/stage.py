@@ -3,94 +3,33 @@
 Import it once Django is set up; `__main__` does that.
 """
 
-import random
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from redis import RedisError
-from rq import Worker
 
 from notifications import queues
 from notifications.dispatch import bells
 from notifications.dispatch.sweep import sweep
-from notifications.models import Account, NotificationTemplate, Outbox
+from notifications.models import Account, CommunicationSettings, NotificationTemplate, Outbox
 from services.embedded import Servers
 from tenants.connection import connection
 from tenants.context import tenant_context
 from tenants.models import Tenant
 from tenants.onboarding import close, create_tenant, drop_closed_tenant
-from tests.benchmarks.processes import Process, accepts_connections, free_port, say
-from tests.faults import ledger
-from tests.faults.accept import EVENT
-from tests.faults.ledger import Accepted, Expected, Order, Receipt, Verdict
-from tests.faults.results import Result
-
-ROOT = Path(__file__).parents[2]
-FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
-"""Debian's libfaketime, if it is installed: a process with another clock."""
-SETTLE_SECONDS = 0.3
-"""What PostgreSQL gets to finish what a killed process had begun, before anybody looks."""
-NEAR_SECONDS = 2.0
+from tests.benchmarks.processes import accepts_connections, free_port
+from tests.faults import delays, ledger
+from tests.faults.accept import CLOCK, EVENT
+from tests.faults.cast import Cast
+from tests.faults.ledger import Expected, Order, Verdict
+from tests.faults.processes import Child, Failed, Provider
 
 _numbers = count(1)
-
-
-class Failed(Exception):
-    """Something that had to happen did not."""
-
-
-class LeftOut(Exception):
-    """The case cannot be run here; the message says why."""
-
-
-class Child(Process):
-    """A process of a case."""
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal, unless it has ended."""
-        self._signal(number, whole_group=False)
-
-    @property
-    def code(self) -> int | None:
-        """Its exit code; None while it runs."""
-        return self._child.poll()
-
-    def gone(self, seconds: float) -> int:
-        """Its exit code, once it has ended by itself."""
-        return self.wait(seconds)
-
-
-@dataclass(slots=True)
-class Kept:
-    """A process that is started again whenever it ends, as Kubernetes does."""
-
-    start: Callable[[], Child]
-    child: Child
-    again_at: float = 0.0
-    restarts: int = 0
-
-
-@dataclass(slots=True)
-class Provider:
-    """A fake provider."""
-
-    kind: str
-    port: int
-    receipts: Path
-    process: Child
-
-    def address(self, name: str) -> str:
-        """Whom a message by that name goes to."""
-        return f"{name}@example.com" if self.kind == "smtp" else f"http://127.0.0.1:{self.port}/{name}"
 
 
 @dataclass(slots=True, eq=False)
@@ -121,31 +60,17 @@ class Stage:
             return cursor.fetchall() if cursor.description else []
 
 
-class Scene:
+class Scene(Cast):
     """Tenants, providers and processes of one case, and what they wrote down."""
 
     def __init__(self, stage: Stage, name: str, folder: Path) -> None:
-        self.stage, self.name, self.folder = stage, name, folder
-        self.random = random.Random(f"{stage.seed} {name}")
-        self.result = Result(name, seed=stage.seed)
-        self.lease: int | None = None
-        """Seconds; the product's own when None."""
+        super().__init__(name, folder, stage.seed, stage.sql)
+        self.stage = stage
         self.late_after = 90.0
-        self.tenants: list[Tenant] = []
-        self.providers: list[Provider] = []
-        self.orders: list[Order] = []
-        self.in_doubt: set[str] = set()
-        """Ids of messages that were on their way when something was killed."""
-        self.postponed: set[str] = set()
-        """Ids of messages that were put off though nothing was on their way or told to refuse them."""
-        self.fault_at: float | None = None
-        """When the last fault ended (Unix): from then on the rest is to go out."""
-        self.kept: list[Kept] = []
-        self._notes: list[Path] = []
-        self._dead: set[int] = set()
-        """Processes of which it is noted what they had on their way."""
-        self._processes: list[Process] = []
-        self._names = count(1)
+        """Seconds after which a message counts as late."""
+        self.postponed: dict[str, str] = {}
+        """Why, as the product says, messages were put off that no death and no telling explains; by id."""
+        self._may_wait: list[tuple[str, Sequence[Order] | None]] = []
         self._keys = count(1)
 
     @property
@@ -153,16 +78,9 @@ class Scene:
         """Whether less is to be done."""
         return self.stage.quick
 
-    def note(self, text: str) -> None:
-        """Add to what the report says of the case."""
-        say(f"  {text}")
-        self.result.notes.append(text)
-
-    def expect(self, holds: object, otherwise: str) -> None:
-        """Count it against the case when something does not hold."""
-        if not holds:
-            say(f"  PROBLEM {otherwise}")
-            self.result.problems.append(otherwise)
+    def may_be_put_off(self, orders: Sequence[Order] | None, *, because: str) -> None:
+        """Let messages (all for None) wait for another time; of any other that is a problem."""
+        self._may_wait.append((because, orders))
 
     # Providers and tenants.
 
@@ -177,7 +95,7 @@ class Scene:
     def _provider(self, kind: str, *options: str) -> Provider:
         port = free_port()
         receipts = self.folder / f"receipts-{kind}-{len(self.providers)}.jsonl"
-        process = self._start(kind, "-m", "tests.faults.providers", kind, str(port), str(receipts), *options)
+        process = self.start(kind, "tests.faults.providers", kind, str(port), str(receipts), *options)
         provider = Provider(kind, port, receipts, process)
         self.providers.append(provider)
         self.wait(lambda: accepts_connections(port), "the provider listens", 20, revive=False)
@@ -196,8 +114,6 @@ class Scene:
                 event_key=EVENT, channel="email", name=EVENT, subject="{{ subject }}", body_text="{{ text }}"
             )
             if failover:
-                from notifications.models import CommunicationSettings
-
                 CommunicationSettings.objects.update(failover=True)
         connection.close()
         return tenant
@@ -257,16 +173,34 @@ class Scene:
         self.orders += made
         return made
 
+    def order_again(self, orders: Sequence[Order], *, expected: Expected) -> list[Order]:
+        """Another message to each one's recipient."""
+        made = []
+        for first in orders:
+            name = f"again{next(self._keys)}"
+            made.append(replace(first, key=f"{self.name}-{name}", text=f"Number {name}", expected=expected))
+        self.orders += made
+        return made
+
     def accept(
-        self, orders: Sequence[Order], *options: str, fault: str = "", wait: bool = True, seconds: float = 240
+        self,
+        orders: Sequence[Order],
+        *options: str,
+        fault: str = "",
+        skew: float = 0.0,
+        wait: bool = True,
+        seconds: float = 240,
+        **environment: str,
     ) -> Child:
         """Have a process ask for messages; with `wait`, until it has ended well."""
-        number = next(self._names)
+        number = next(self.names)
         asked, notes = self.folder / f"orders-{number}.jsonl", self.folder / f"notes-{number}.jsonl"
         bulk = sorted(orders, key=lambda order: order.schema) if "--bulk" in options else orders
         asked.write_text("".join(f"{order.as_line()}\n" for order in bulk), encoding="utf-8")
-        self._notes.append(notes)
-        child = self._start("accept", "-m", "tests.faults.accept", str(asked), str(notes), *options, FAULT=fault)
+        self.notes.append(notes)
+        environment |= {"FAULT": fault, CLOCK: str(time.time() - time.monotonic())}
+        module = "tests.faults.accept"
+        child = self.start("accept", module, str(asked), str(notes), *options, skew=skew, **environment)
         if wait and (code := child.gone(seconds)):
             raise Failed(f"accepting ended with code {code}: see {child.log}")
         return child
@@ -274,91 +208,6 @@ class Scene:
     def send(self, number: int, provider: Provider, *, wait: bool = True) -> Child:
         """Order and accept, in a call a tenant."""
         return self.accept(self.order(number, provider), "--bulk", wait=wait)
-
-    # Processes.
-
-    def _start(self, name: str, *arguments: str, **environment: str | None) -> Child:
-        if self.lease is not None:
-            environment["NOTIFY_LOCK_TIMEOUT_SECONDS"] = str(self.lease)
-        child = Child([sys.executable, *arguments], self.folder / f"{name}.log", PYTHONPATH=str(ROOT), **environment)
-        self._processes.append(child)
-        return child
-
-    def worker(
-        self, queue: str = "default", *, fault: str = "", skew: str = "", keep: bool = True, fault_again: bool = False
-    ) -> Kept:
-        """Start a worker; one that dies of its fault comes back without it, unless `fault_again`."""
-
-        def start(fault: str, skew: str) -> Child:
-            module = "tests.faults.worker" if fault else "services.worker"
-            return self._start(f"worker-{queue}", "-m", module, queue, FAULT=fault or None, **_skewed(skew))
-
-        later = partial(start, fault if fault_again else "", skew)
-        kept = Kept(later, start(fault, skew))
-        if keep:
-            self.kept.append(kept)
-        return kept
-
-    def scheduler(self, *, skew: str = "") -> Kept:
-        """Start a scheduler."""
-        start = partial(self._start, "scheduler", "-m", "services.scheduler", **_skewed(skew))
-        kept = Kept(start, start())
-        self.kept.append(kept)
-        return kept
-
-    def listening(self, number: int = 1, queue: str = "default", seconds: float = 60) -> None:
-        """Wait until so many workers of a queue listen."""
-        self.wait(lambda: Worker.count(queue=queues.queue_named(queue)) >= number, f"{number} workers listen", seconds)
-
-    def revive(self) -> None:
-        """Start again what has ended, a second after it did."""
-        for kept in self.kept:
-            if kept.child.code is None:
-                continue
-            if not kept.again_at:
-                if kept.child.code:
-                    with suppress(psycopg.OperationalError):
-                        self._note_marks(kept.child)
-                kept.again_at = time.monotonic() + 1
-            elif time.monotonic() >= kept.again_at:
-                kept.child, kept.again_at, kept.restarts = kept.start(), 0.0, kept.restarts + 1
-
-    def wait(self, reached: Callable[[], object], what: str, seconds: float, *, revive: bool = True) -> None:
-        """Look until it is so.
-
-        Raises:
-            Failed: it was not within so many seconds.
-        """
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                if reached():
-                    return
-            except (psycopg.OperationalError, RedisError, OSError):
-                # A server is down on purpose.
-                pass
-            if time.monotonic() > deadline:
-                raise Failed(f"{what}: not within {seconds:g} s")
-            if revive:
-                self.revive()
-            time.sleep(0.05)
-
-    def rest(self, seconds: float) -> None:
-        """Let time pass, while what ends is started again."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            self.revive()
-            time.sleep(0.05)
-
-    def end_processes(self) -> None:
-        """End all of them."""
-        for process in reversed(self._processes):
-            if isinstance(process, Child):
-                process.signal(signal.SIGCONT)
-        for process in reversed(self._processes):
-            # A worker may have a message in a provider that never answers.
-            process.end(seconds=10)
-        self._processes.clear()
 
     def drop_tenants(self) -> None:
         """Remove the tenants and all that is theirs."""
@@ -369,115 +218,26 @@ class Scene:
             drop_closed_tenant(tenant, tenant.name)
         connection.close()
 
-    # The nemesis.
-
-    def kill(self, kept: Kept, number: signal.Signals = signal.SIGKILL, *, seconds: float = 60) -> None:
-        """End a process, and note what was on its way then."""
-        victim = kept.child
-        victim.signal(number)
-        victim.gone(seconds)
-        self.died(victim)
-
-    def died(self, victim: Process) -> None:
-        """Note what was on its way in a process that is gone."""
-        self.fault_at = time.time()
-        time.sleep(SETTLE_SECONDS)
-        self._note_marks(victim)
-
-    def _note_marks(self, victim: Process) -> None:
-        if victim.pid in self._dead:
-            return
-        marked = self.marked_by(victim)
-        self._dead.add(victim.pid)
-        self.in_doubt |= marked
-        self.result.in_flight_at_kill += len(marked)
-        say(f"  process {victim.pid} is gone with {len(marked)} messages on their way")
-
-    def marked_by(self, process: Process) -> set[str]:
-        """The messages that a process has on their way."""
-        rows = self.stage.sql(
-            "SELECT item FROM dispatch_ledgerrow WHERE handed_over_at IS NOT NULL AND token IS NOT NULL"
-            " AND worker LIKE %s",
-            f"%:{process.pid}",
-        )
-        return {str(row[0]) for row in rows}
-
-    def over(self) -> None:
-        """The fault has ended: from now on the rest is to go out."""
-        self.fault_at = time.time()
-
-    # What was written down.
-
-    def receipts(self) -> list[Receipt]:
-        """What all providers were given so far."""
-        return ledger.read_receipts(provider.receipts for provider in self.providers)
-
-    def attempts(self) -> int:
-        """How many receipts there are."""
-        return sum(
-            provider.receipts.read_bytes().count(b"\n") for provider in self.providers if provider.receipts.exists()
-        )
-
-    def accepted(self) -> dict[str, Accepted]:
-        """What was noted of each order."""
-        return ledger.read_accepted(self._notes)
-
-    def wait_for_attempts(self, number: int, seconds: float = 90) -> None:
-        """Wait until the providers were given so many messages."""
-        self.wait(lambda: self.attempts() >= number, f"{number} messages are handed over", seconds)
-
-    def statuses(self) -> dict[str, str]:
-        """What the product says of each message, by id."""
-        found: dict[str, str] = {}
-        for tenant in self.tenants:
-            rows = self.stage.sql(f'SELECT id::text, status FROM "{tenant.schema_name}".notifications')
-            found.update(dict(rows))
-        return found
-
-    def messages(self, column: str) -> dict[str, Any]:
-        """A column of the message table, by id."""
-        found: dict[str, Any] = {}
-        for tenant in self.tenants:
-            rows = self.stage.sql(f'SELECT id::text, {column} FROM "{tenant.schema_name}".notifications')
-            found.update(dict(rows))
-        return found
-
-    def left(self) -> int:
-        """How many of the tenants' messages are on the ledger."""
-        return int(self.stage.sql(f"SELECT count(*) {self._ours}", self._keys_of_tenants)[0][0])
-
-    def left_now(self) -> int:
-        """How many of them are due, or claimed."""
-        return int(self.stage.sql(f"SELECT count(*) {self._ours} AND {_NOW}", self._keys_of_tenants)[0][0])
-
-    @property
-    def _keys_of_tenants(self) -> list[int]:
-        return [tenant.pk for tenant in self.tenants]
-
-    _ours = "FROM dispatch_ledgerrow WHERE tenant_id = ANY(%s)"
-
-    def wait_for_the_rest(self, seconds: float = 120) -> None:
-        """Wait until nothing is due or claimed any more; what waits for its time is left."""
-        try:
-            self.wait(lambda: not self.left_now(), "all that is due has gone out", seconds)
-        except Failed as error:
-            self.expect(False, f"{error}; {self.left_now()} are left")
+    # How it goes on.
 
     def let_time_pass(self) -> None:
         """Make all due that waits for its time, as the time would, and ring."""
         keys = self._keys_of_tenants
-        waiting = {row[0] for row in self.stage.sql(f"SELECT item::text {self._ours} AND {_LATER}", keys)}
-        scripted = {order.key for order in self.orders if order.scripted}
-        told = {i for key, entry in self.accepted().items() if key in scripted for i in entry.ids}
-        self.postponed |= waiting - self.in_doubt - told
-        self.stage.sql(
-            "UPDATE dispatch_ledgerrow SET due_at = now() WHERE tenant_id = ANY(%s) AND due_at > now()", keys
-        )
-        self.stage.sql("UPDATE dispatch_lane SET not_before = NULL WHERE tenant_id = ANY(%s)", keys)
-        self.stage.sql(
+        self._note_postponed()
+        self.sql("UPDATE dispatch_ledgerrow SET due_at = now() WHERE tenant_id = ANY(%s) AND due_at > now()", keys)
+        self.sql("UPDATE dispatch_lane SET not_before = NULL WHERE tenant_id = ANY(%s)", keys)
+        self.sql(
             "UPDATE dispatch_accounthold SET not_before = now() WHERE not_before > now() AND owner = ANY(%s)", keys
         )
         self.ring()
+
+    def _note_postponed(self) -> None:
+        """Note what waits, and neither for the time that it was planned for nor because of what happened to it."""
+        planned = {i for entry in self.accepted().values() for i in entry.ids if entry.due > time.time()}
+        found = self.waiting() - self.in_doubt - self.told() - planned
+        if found:
+            reasons = self.messages("deferral_reason")
+            self.postponed.update({i: reasons.get(i) or "it is not said why" for i in found})
 
     def ring(self) -> None:
         """Ring for all that is due, as the scheduler's sweep does."""
@@ -498,22 +258,27 @@ class Scene:
             self.wait_for_the_rest(seconds)
 
     def _note_resumption(self) -> None:
-        """How long after the fault the last message came that had been accepted before it and was not in doubt."""
+        """How long after the fault the last message came that had been accepted before it and was not in doubt.
+
+        One that was put off has not come: it counts with the time that it waits for.
+        """
         if self.fault_at is None or self.result.resumed_s is not None:
             return
-        scripted = {order.to for order in self.orders if order.scripted}
-        before = {
-            message_id
-            for entry in self.accepted().values()
-            for message_id in entry.ids
-            if max(entry.at, entry.due) < self.fault_at
-        }
-        came = [
-            receipt.at - self.fault_at
-            for receipt in self.receipts()
-            if receipt.taken and receipt.id in before - self.in_doubt and receipt.to not in scripted
-        ]
-        self.result.resumed_s = round(max([*came, 0.0]), 1)
+        after = delays.resumed_after(self.fault_at, self._pending_at_fault(), self.receipts(), self.due_times())
+        self.result.resumed_s = round(max(after, 0.0), 1)
+
+    def _pending_at_fault(self) -> set[str]:
+        """The ids of the messages that were accepted and due before the fault, and are not in doubt."""
+        fault_at = self.fault_at or 0.0
+        entries = self.accepted().values()
+        accepted = {i for entry in entries if max(entry.at, entry.due) < fault_at for i in entry.ids}
+        return accepted - self.in_doubt - self.told()
+
+    def bells_back(self) -> float:
+        """How long after the fault the last tenant with something to do got its first turn, in seconds."""
+        pending = self._pending_at_fault()
+        mine = [self.ids(order for order in self.orders if order.tenant == tenant.name) for tenant in self.tenants]
+        return round(delays.turns_after(self.fault_at or 0.0, [ids & pending for ids in mine], self.receipts()), 1)
 
     def judge(self) -> None:
         """Join the ledgers, and fill in the report's row."""
@@ -531,6 +296,15 @@ class Scene:
             verdict.duplicated <= self.result.in_flight_at_kill + told,
             f"{verdict.duplicated} second copies, and {self.result.in_flight_at_kill} were on their way at a death",
         )
+        self._judge_postponed()
+
+    def _judge_postponed(self) -> None:
+        """Put off without an explanation is a problem; the report says what explains the others."""
+        excuses = [(because, self.ids(self.orders if of is None else of)) for because, of in self._may_wait]
+        notes, problem = delays.explain(self.postponed, excuses)
+        for text in notes:
+            self.note(text)
+        self.expect(not problem, problem)
 
     def fill_in(self, verdict: Verdict) -> None:
         """Put a verdict into the report's row."""
@@ -542,19 +316,3 @@ class Scene:
         restarts = sum(kept.restarts for kept in self.kept)
         if restarts:
             result.notes.append(f"{restarts} restarts")
-        if self.postponed:
-            result.notes.append(f"{len(self.postponed)} put off")
-
-
-_HELD = "EXISTS (SELECT FROM dispatch_lane AS lane WHERE lane.id = lane_id AND lane.not_before > now())"
-_NOW = f"(due_at <= now() + interval '{NEAR_SECONDS} seconds' AND NOT {_HELD} OR lease_until IS NOT NULL)"
-_LATER = f"(due_at > now() OR {_HELD})"
-
-
-def _skewed(skew: str) -> dict[str, str]:
-    """The environment of a process whose clock is off by so much, such as `+300s`."""
-    if not skew:
-        return {}
-    if FAKETIME is None:
-        raise LeftOut("libfaketime is not installed (Debian: libfaketime)")
-    return {"LD_PRELOAD": str(FAKETIME), "FAKETIME": skew, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}

@@ -78,8 +78,25 @@ def test_what_the_product_says_is_compared_with_what_is_so() -> None:
 
 def test_what_was_to_fail_and_was_taken_is_told() -> None:
     order = replace(ORDER, expected="failed")
-    assert "a was taken, and was to fail" in judged(TAKEN, order=order).problems
+    assert "a was taken, and was to be failed" in judged(TAKEN, order=order).problems
     assert judged(order=order, status="failed").problems == []
+
+
+def test_what_was_to_be_suppressed_neither_fails_nor_is_taken() -> None:
+    order = replace(ORDER, expected="suppressed")
+    assert judged(order=order, status="suppressed").problems == []
+    assert judged(order=order, status="failed").lost == 1
+    assert "a is suppressed, and the provider has it" in judged(TAKEN, order=order, status="suppressed").problems
+    assert judged(status="suppressed").lost == 1
+
+
+def test_of_two_messages_to_one_recipient_each_is_known_by_its_id() -> None:
+    second = replace(ORDER, key="b", expected="suppressed", subject="Again")
+    accepted = {"a": STORED, "b": Accepted(begun=True, ids={"id-b"}, at=100.0)}
+    statuses = {"id-a": "sent", "id-b": "suppressed"}
+    assert check([ORDER, second], accepted, [TAKEN], statuses).problems == []
+    came = replace(TAKEN, id="id-b", sha=second.sha)
+    assert "b was taken, and was to be suppressed" in check([ORDER, second], accepted, [TAKEN, came], statuses).problems
 
 
 @pytest.mark.parametrize(("due", "late"), [(0.0, 1), (190.0, 0)])

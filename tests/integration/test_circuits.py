@@ -8,12 +8,12 @@ from django.db import transaction
 from django.test import Client
 from django.utils import timezone
 
-from notifications import adapters, routing
+from notifications import adapters, lifecycle
 from notifications.channels import Accepted, Rejected, Unavailable, Uncertain
 from notifications.channels.fake import Fake
 from notifications.dispatch import circuits
 from notifications.dispatch.models import AccountHold, Lane
-from notifications.models import Account, Attempt, CommunicationSettings, MessageStatus, Outbox
+from notifications.models import Account, Attempt, CommunicationSettings, MessageStatus, Outbox, OutboxMessage
 from tenants.context import public_context, tenant_context
 from tests import factories
 from tests.factories import accepted, fresh, make_due, on_ledger, turn
@@ -150,6 +150,18 @@ def test_only_one_worker_tries(acme_sends):
     assert len(acme_sends.received) == received
 
 
+def test_a_try_that_is_throttled_holds_the_account_for_as_long_as_it_says_and_no_longer(acme_sends):
+    break_circuit(acme_sends)
+    for message in OutboxMessage.objects.all():
+        acme_sends.script(
+            message.to_address,
+            Unavailable("450 slow down", error_class="throttled", retry_after=timedelta(seconds=20)),
+        )
+    wait_is_over()
+    turn()
+    assert timedelta(seconds=18) < held_for() <= timedelta(seconds=20)
+
+
 def test_an_answer_in_between_keeps_the_circuit_closed(acme_sends):
     acme_sends.connections = 1
     for number in range(3 * circuits.FAILURES):
@@ -253,6 +265,66 @@ def test_what_waits_behind_an_open_circuit_goes_by_the_next(two_senders):
     assert len(received) == len(set(received))
 
 
+def hold_second(second) -> None:
+    """Its provider asks for a pause, by an answer to another message."""
+    second.script("loud@example.com", Unavailable("429", error_class="throttled", retry_after=timedelta(hours=1)))
+    accepted("loud@example.com", from_address="second@acme.test")
+    turn()
+    assert AccountHold.objects.get(reason="429").not_before > timezone.now()
+
+
+def test_what_waits_behind_a_held_sender_does_not_go_back_to_one_that_did_not_take_it(two_senders):
+    first, second = two_senders
+    tried, untried = accepted("tried@example.com"), accepted("untried@example.com", from_address="second@acme.test")
+    type(untried).objects.filter(pk=untried.pk).update(from_fixed=False)
+    on_ledger(untried).update(due_at=timezone.now() + timedelta(hours=1))
+    for provider in two_senders:
+        provider.script(tried.to_address, *down())
+    turn()
+    turn()
+    hold_second(second)
+    make_due(tried, untried)
+    turn()
+    turn()
+    assert [outgoing.to for outgoing in first.received] == ["tried@example.com", "untried@example.com"]
+    assert (fresh(tried).status, fresh(tried).attempt_count) == ("scheduled", 2)
+    assert on_ledger(tried).get().due_at == AccountHold.objects.get(reason="429").not_before
+    assert (fresh(untried).status, fresh(untried).from_address) == ("sent", "hello@acme.test")
+
+
+def test_in_a_new_cycle_each_sender_may_be_tried_again(two_senders):
+    first, second = two_senders
+    message = accepted("tried@example.com")
+    for provider in two_senders:
+        provider.script(message.to_address, *down())
+    turn()
+    turn()
+    assert fresh(message).from_address == "second@acme.test"
+    hold_second(second)
+    on_ledger(message).delete()
+    type(message).objects.filter(pk=message.pk).update(status="failed")
+    lifecycle.requeue(fresh(message))
+    turn()
+    turn()
+    assert (fresh(message).status, fresh(message).from_address) == ("sent", "hello@acme.test")
+    assert len(first.received) == 2
+
+
+def test_what_waits_behind_a_held_sender_is_put_off_a_batch_at_a_time(two_senders, settings):
+    settings.NOTIFICATION_SETTINGS = {**settings.NOTIFICATION_SETTINGS, "PROCESSING_BATCH_SIZE": 2}
+    _, second = two_senders
+    hold_second(second)
+    until = AccountHold.objects.get(reason="429").not_before
+    fixed = [accepted(f"ada{number}@example.com", from_address="second@acme.test") for number in range(5)]
+    type(fixed[0]).objects.filter(pk__in=[message.pk for message in fixed]).update(from_fixed=True)
+    numbers = []
+    for _ in range(4):
+        turn(seconds=0)
+        numbers.append(on_ledger(*fixed).filter(due_at=until).count())
+    assert numbers == [2, 4, 5, 5]
+    assert len(second.received) == 1
+
+
 def test_a_sender_that_the_caller_named_is_kept(two_senders):
     first, second = two_senders
     message = accepted(from_address="hello@acme.test")
@@ -310,8 +382,7 @@ def test_saving_a_paused_account_lets_its_messages_go(acme_sends):
     page = f"/admin/notifications/account/{account.pk}/change/"
     with public_context():
         assert "no answer" in client.get(page).text
-    routing.try_again(account)
-    with public_context():
+        assert client.post(page, {"service": "email/fake", "name": "Mended", "is_active": "on"}).status_code == 302
         assert "no answer" not in client.get(page).text
     turn()
     assert {fresh(message).status for message in waiting} == {"sent"}

@@ -22,7 +22,7 @@ from django.utils import timezone
 from notifications.channels import Accepted, Outgoing, Rejected, Unavailable
 from notifications.channels.fake import Fake
 from notifications.exceptions import CommunicationError
-from notifications.models import OutboxMessage
+from notifications.models import OutboxMessage, Suppression
 from notifications.processing import Pass
 from tenants.context import tenant_context
 from tenants.models import Tenant
@@ -57,15 +57,25 @@ def statuses(tenant: Tenant) -> list[str]:
 def test_everything_that_is_due_is_delivered_once_and_said_in_one_line(
     acme: Tenant, globex: Tenant, both: Fake
 ) -> None:
-    for tenant, to in ((acme, "ada@example.com"), (acme, "bob@example.com"), (globex, "grace@example.com")):
-        accepted(to, tenant=tenant)
+    """The line that cron mails, word for word: one on standard output, and nothing on standard error."""
     both.script("bob@example.com", Rejected("no such mailbox"))
+    both.script("carol@example.com", Unavailable("greylisted"))
+    for name in ("ada", "bob", "carol", "dora", "eve"):
+        accepted(f"{name}@example.com", tenant=acme)
+    with tenant_context(acme):
+        for name in ("dora", "eve"):
+            Suppression.objects.create(channel="email", address=f"{name}@example.com")
+    accepted("grace@example.com", tenant=globex)
+    accepted("heidi@example.com", tenant=globex)
     later = timezone.now() + timedelta(days=1)
     accepted("later@example.com", tenant=acme, scheduled_at=later)
-    assert run() == "2 sent, 0 later, 1 failed, 0 suppressed, 0 received in 2 tenants"
-    assert statuses(acme) == ["failed", "scheduled", "sent"]
+    out, complaints = StringIO(), StringIO()
+    call_command("process_notifications", stdout=out, stderr=complaints)
+    assert out.getvalue() == "3 sent, 1 later, 1 failed, 2 suppressed, 0 received in 2 tenants\n"
+    assert complaints.getvalue() == ""
+    assert statuses(acme) == ["failed", "scheduled", "scheduled", "sent", "suppressed", "suppressed"]
     assert run() == "0 sent, 0 later, 0 failed, 0 suppressed, 0 received in 0 tenants"
-    assert len(both.received) == 3
+    assert len(both.received) == 5
 
 
 def test_what_is_kept_for_commands_is_taken(acme: Tenant, both: Fake, settings) -> None:
@@ -214,7 +224,9 @@ def test_failed_messages_are_taken_up_again_first_when_asked_for(acme: Tenant, b
     assert run().startswith("0 sent")
     assert run("--retry-failed", "--max-age-hours=10").startswith("0 taken up again, 0 sent")
     assert run("--retry-failed", "--kind=sms").startswith("0 taken up again, 0 sent")
-    assert run("--retry-failed").startswith("1 taken up again, 1 sent")
+    assert run("--retry-failed") == (
+        "1 taken up again, 1 sent, 0 later, 0 failed, 0 suppressed, 0 received in 1 tenants"
+    )
     with tenant_context(acme):
         assert (fresh(message).status, fresh(message).retry_count) == ("sent", 1)
 

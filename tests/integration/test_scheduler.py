@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from zlib import decompress
 
@@ -9,6 +10,8 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from rq import SimpleWorker
 from rq.serializers import JSONSerializer
 
@@ -16,13 +19,16 @@ from notifications import jobs, queues
 from notifications.channels import Unavailable
 from notifications.dispatch import bells, sweep
 from notifications.dispatch.models import Lane
+from notifications.models import OutboxMessage
 from notifications.queues import JsonJob, Schedule, queue_named
 from services import scheduler
 from tenants import onboarding
-from tests import factories
+from tests import factories, stack
 from tests.factories import accepted, fresh, on_ledger, race, turn
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("valkey")]
+
+own_valkey = pytest.mark.skipif(not hasattr(stack, "servers"), reason="lets Valkey wait: only one of the tests' own")
 
 LATER = datetime(2090, 1, 1, 12, 0, 0, 400_000, UTC)
 
@@ -43,6 +49,11 @@ def make_due(valkey) -> None:
     """Let the time pass that entries wait for."""
     for name in entries(valkey):
         valkey.zadd(Schedule.scheduled_jobs_key, {name: 1})
+
+
+def away() -> Schedule:
+    """A schedule where nobody listens."""
+    return Schedule(connection=Redis(port=1, socket_connect_timeout=0.1, retry=Retry(NoBackoff(), 0)))
 
 
 # Bells
@@ -133,12 +144,11 @@ def test_without_queues_nothing_is_planned(valkey, settings):
 
 
 def test_planning_never_fails_the_caller(valkey, monkeypatch):
-    dead = Schedule(connection=Redis(port=1, socket_connect_timeout=0.1))
-    monkeypatch.setattr(queues, "schedule", lambda: dead)
+    monkeypatch.setattr(queues, "schedule", away)
     bells.plan("t_one00000", "default", LATER)
 
 
-def test_racing_schedulers_take_each_entry_once(valkey):
+def test_racing_schedulers_ring_each_planned_bell_once(valkey):
     names = [f"t_{number:08}" for number in range(40)]
     for name in names:
         bells.plan(name, "bulk", LATER)
@@ -168,16 +178,34 @@ def test_every_periodic_job_is_in_the_schedule_under_its_name_once(valkey):
     assert all(due > datetime.now(UTC).timestamp() for due in entries(valkey).values())
 
 
-def test_a_periodic_job_runs_and_comes_again(valkey):
-    jobs.keep_periodic_jobs()
-    make_due(valkey)
-    bells.look_after_schedule()
+def work() -> None:
+    """A worker for the periodic jobs, until there are none left."""
     queue = queue_named("maintenance")
-    assert sorted(queue.job_ids) == sorted(job.name for job in jobs.PERIODIC)
     worker = SimpleWorker([queue], connection=queue.connection, job_class=JsonJob, serializer=JSONSerializer)
+    here = connection.tenant
     worker.work(burst=True, logging_level="ERROR")
+    connection.set_tenant(here)
     assert not queue.failed_job_registry.get_job_ids()
-    assert set(entries(valkey)) == {job.name for job in jobs.PERIODIC}
+
+
+def test_the_periodic_jobs_do_their_work_and_come_again(acme_sends, valkey):
+    """One rings for what is due and was not rung for, the other takes up again what failed long enough ago."""
+    failed, due = accepted("ada@example.com"), accepted("bob@example.com")
+    on_ledger(failed).delete()
+    OutboxMessage.objects.filter(pk=failed.pk).update(
+        status="failed", error_class="transient", failed_at=timezone.now() - timedelta(hours=3)
+    )
+    jobs.keep_periodic_jobs()
+    for _ in range(2):
+        quiet(valkey)
+        make_due(valkey)
+        bells.look_after_schedule()
+        assert sorted(queue_named("maintenance").job_ids) == sorted(job.name for job in jobs.PERIODIC)
+        work()
+        assert [job.args[1] for job in queue_named("default").jobs] == ["default"]
+        assert set(entries(valkey)) == {job.name for job in jobs.PERIODIC}
+    assert fresh(failed).status == fresh(due).status == "pending"
+    assert on_ledger(failed).exists()
 
 
 def test_periodic_jobs_that_nobody_works_on_do_not_pile_up(valkey):
@@ -219,9 +247,45 @@ def loop(seconds: float = 0.05):
     return end
 
 
+def neck_and_neck(valkey, number: int = 2) -> None:
+    """One round of so many schedulers, all of which have looked before the first of them acts.
+
+    Valkey answers their questions meanwhile, and lets their commands wait.
+    """
+    valkey.client_pause(60_000, all=False)
+    ends = [loop(seconds=60) for _ in range(number)]
+    try:
+        deadline = time.monotonic() + 30
+        while valkey.info("clients")["blocked_clients"] < number:
+            assert time.monotonic() < deadline, "not all of them have come so far"
+            time.sleep(0.01)
+    finally:
+        valkey.client_unpause()
+        for end in ends:
+            end()
+
+
+@own_valkey
+def test_an_entry_that_two_schedulers_see_is_taken_by_one(valkey):
+    jobs.keep_periodic_jobs()
+    name = jobs.PERIODIC[0].name
+    valkey.zadd(Schedule.scheduled_jobs_key, {name: 1})
+    with valkey.monitor() as monitor:
+        neck_and_neck(valkey)
+        valkey.echo("over")
+        commands = list(iter(lambda: monitor.next_command()["command"], "ECHO over"))
+    queued = [command for command in commands if command.startswith("RPUSH")]
+    assert queued == [f"RPUSH {queue_named('maintenance').key} {name}"]
+
+
+@own_valkey
+def test_two_schedulers_that_find_an_empty_schedule_put_every_periodic_job_in_once(valkey):
+    neck_and_neck(valkey)
+    assert sorted(entries(valkey)) == sorted(job.name for job in jobs.PERIODIC)
+
+
 def test_the_sweep_goes_on_while_redis_is_away(monkeypatch):
-    dead = Schedule(connection=Redis(port=1, socket_connect_timeout=0.1))
-    monkeypatch.setattr(queues, "schedule", lambda: dead)
+    monkeypatch.setattr(queues, "schedule", away)
     swept = threading.Semaphore(0)
     monkeypatch.setattr(scheduler, "sweep", swept.release)
     end = loop()

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 from django.db import OperationalError
 
-from notifications import adapters, delivery, preparing, recording
+from notifications import adapters, delivery, handover, preparing, recording
 from notifications.channels import Accepted
 from notifications.channels.fake import Fake
 from notifications.delivery import Tally
+from notifications.dispatch import ledger
 from tests import factories
 from tests.factories import accepted, fresh, on_ledger, turn
 
@@ -61,11 +62,16 @@ def test_a_provider_whose_connections_are_all_taken_gets_no_more(stalled):
 
 @pytest.mark.django_db(transaction=True)
 def test_the_lease_on_what_is_late_is_renewed(stalled, settings):
+    """Another process finds only what this one gave back, long after the lease that it took would have ended."""
     settings.NOTIFY_LOCK_TIMEOUT_SECONDS = 2
     delivery.take_turn("default", seconds=0)
-    Event().wait(4)
-    assert turn().total == 0
-    assert statuses(stalled.messages)[:2] == ["sending", "sending"]
+    Event().wait(3)
+    row = on_ledger(stalled.messages[0]).get()
+    elsewhere = ledger.claim(row.lane_id, tenant_id=row.tenant_id, limit=100, worker="elsewhere")
+    assert elsewhere.open == {message.pk for message in stalled.messages[2:]}
+    stalled.go.set()
+    assert delivery.finish_late(30)
+    assert statuses(stalled.messages)[:2] == ["sent", "sent"]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -77,6 +83,31 @@ def test_a_stalled_provider_holds_up_no_other_sender(stalled, monkeypatch):
     free = accepted(from_address="other@acme.test")
     turn(seconds=5)
     assert fresh(free).status == "sent"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_four_stalled_accounts_with_all_their_connections_taken_do_not_stop_a_fifth(
+    acme, in_acme, provider, monkeypatch
+):
+    """Each may have 64 connections, and together they have more threads than providers share."""
+    go, accounts = Event(), {str(number): Fake(connections=64) for number in range(4)}
+    assert sum(account.connections for account in accounts.values()) >= handover.MOST_THREADS
+    monkeypatch.setattr(adapters, "adapter_for", lambda account, _: accounts.get(account.name, provider))
+    for name, adapter in accounts.items():
+        sender = factories.Outbox(address=f"stalls{name}@acme.test", account=factories.Account(name=name))
+        for number in range(adapter.connections):
+            adapter.script(f"ada{number}@example.com", lambda _: Accepted() if go.wait(60) else None)
+            accepted(f"ada{number}@example.com", from_address=sender.address)
+    try:
+        for _ in accounts:
+            assert delivery.take_turn("default", seconds=0).under_way == 64
+        factories.Outbox()
+        free = accepted(from_address="hello@acme.test")
+        turn(seconds=5)
+        assert fresh(free).status == "sent"
+    finally:
+        go.set()
+        assert delivery.finish_late(30)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -464,21 +464,20 @@ def test_a_connection_is_not_kept_for_long(server, connect, monkeypatch):
 
 
 def test_messages_go_out_at_once_on_as_many_connections_as_allowed(server, connect):
+    """Of six at once, each answered slowly, three are on their way, and three wait for their connections."""
     adapter = connect(connections=3)
-    references = [f"m-{number}" for number in range(30)]
-
-    def post(share: list[str]) -> None:
-        for reference in share:
-            adapter.send(to(server, reference=reference))
-
-    threads = [threading.Thread(target=post, args=(references[start::3],)) for start in range(3)]
+    references = [f"m-{number}" for number in range(6)]
+    server.always("/slow", Slowly(answer(200)))
+    threads = [
+        threading.Thread(target=adapter.send, args=(to(server, "/slow", reference=reference),))
+        for reference in references
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(request.json["id"] for request in server.requests) == sorted(references)
-    assert server.connections <= 3
-    assert adapter.connections == 3
+    assert sorted(request.json["id"] for request in server.requests) == references
+    assert server.connections == adapter.connections == 3
 
 
 def test_a_stalled_address_does_not_hold_up_another(server, connect):

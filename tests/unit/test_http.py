@@ -150,6 +150,14 @@ def test_a_503_with_a_time_was_not_processed(header, account_wide):
     assert failure.retry_after == timedelta(seconds=120)
 
 
+def test_a_date_goes_by_the_clock_of_who_gives_it():
+    theirs = NOW + timedelta(hours=5)
+    headers = {"date": format_datetime(theirs), "retry-after": format_datetime(theirs + timedelta(seconds=90))}
+    failure = failure_of(Answer(429, headers))
+    assert isinstance(failure, Unavailable)
+    assert failure.retry_after == timedelta(seconds=90)
+
+
 def test_a_503_with_a_time_nobody_can_read_may_have_been_processed():
     assert kind(Answer(503, {"retry-after": "soon"})) == (Uncertain, "transient")
 
