@@ -110,7 +110,7 @@ class Drain:
             return
         elif state.half_open and not circuits.probe(self.sender.who):
             # Another worker tries the account just now.
-            self._hold(self.claim.now() + circuits.PAUSE)
+            lanes.hold_for(self.lane.id, circuits.PAUSE)
         else:
             self._drain()
             if state.half_open and self.begun_at is None:
@@ -187,7 +187,7 @@ class Drain:
             self.endings += recording.stop(self.claim, over)
         self.more = self.asked
         if self.more and not isinstance(problem, Rejected):
-            self._hold(self.claim.now() + recording.mending_pause())
+            lanes.hold_for(self.lane.id, recording.mending_pause())
             self.more = False
 
     def _in_time(self) -> bool:

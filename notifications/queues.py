@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import django_rq
+from django.conf import settings
 from redis import Redis, RedisError
 from rq import Queue
 from rq.exceptions import NoSuchJobError
@@ -16,6 +17,14 @@ from rq.serializers import JSONSerializer
 from rq_scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
+
+
+_TAKE = """
+local due_at = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if due_at and tonumber(due_at) <= tonumber(ARGV[2]) then return redis.call('ZREM', KEYS[1], ARGV[1]) end
+return 0
+"""
+"""Take an entry if it is due still: a periodic one that another process has taken is there again, for its next time."""
 
 
 class JsonJob(Job):
@@ -27,13 +36,20 @@ class JsonJob(Job):
 
 @lru_cache
 def queue_named(name: str) -> Queue:
-    """The queue of that name; one connection pool a queue and process."""
-    return django_rq.get_queue(name)
+    """The queue of that name."""
+    return django_rq.get_queue(name, connection=redis())
 
 
+@lru_cache
 def redis() -> Redis:
-    """The connection that bells travel over."""
-    return queue_named("default").connection
+    """The connections that bells travel over; one pool a process."""
+    return connect()
+
+
+def connect() -> Redis:
+    """A pool of connections of its own. django-rq's would have the options of a URL alone, and wait for 5 seconds."""
+    options: dict[str, Any] = settings.RQ_QUEUES["default"]
+    return Redis.from_url(options["URL"], **options["REDIS_CLIENT_KWARGS"])
 
 
 class Schedule(Scheduler):  # type: ignore[misc]
@@ -57,9 +73,11 @@ class Schedule(Scheduler):  # type: ignore[misc]
         Raises:
             RedisError: Redis does not answer.
         """
-        due = self.connection.zrangebyscore(self.scheduled_jobs_key, 0, int(time.time()))
+        now = int(time.time())
+        due = self.connection.zrangebyscore(self.scheduled_jobs_key, 0, now)
+        take = self.connection.register_script(_TAKE)
         for name in due:
-            if not self.connection.zrem(self.scheduled_jobs_key, name):
+            if not take(keys=[self.scheduled_jobs_key], args=[name, now]):
                 continue
             try:
                 call(self.job_class.fetch(name.decode(), connection=self.connection))

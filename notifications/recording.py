@@ -226,6 +226,9 @@ def _judge(sender: Sender, overs: Sequence[HandOver]) -> datetime | None:
         transaction.on_commit(tell, robust=True)
     if waits:
         wait, reason = max(waits)
+        if sender.state.half_open:
+            # The try is over, and with it the wait of those who let it be tried.
+            circuits.leave(sender.who)
         until = circuits.pause(_held(sender), wait=wait, reason=reason)
         logger.warning("account paused until %s: %s", until, reason, extra={"account": str(sender.outbox.account_id)})
         return until

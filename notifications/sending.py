@@ -267,7 +267,7 @@ class Terms:
         """
         wanted, event = self.wanted, self.event
         sender = routing.choose_sender(self.channel, wanted.from_address, self.defaults)
-        now = timezone.now()
+        now = ledger.database_time()
         later = wanted.scheduled_at if wanted.scheduled_at and wanted.scheduled_at > now else None
         lifetime = (event and event.expires_after) or timedelta(seconds=settings.NOTIFY_EXPIRY_SECONDS)
         security = bool(event and event.security)

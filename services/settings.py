@@ -3,6 +3,7 @@
 from typing import Any
 
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from services import env
@@ -120,7 +121,8 @@ RQ_QUEUES = {
             "socket_connect_timeout": 0.5,
             "socket_timeout": 1,
             "health_check_interval": 30,
-            "retry": Retry(NoBackoff(), 0),
+            # A connection that a restart has cut is made anew at once.
+            "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
             **({} if REDIS_URL.startswith("unix:") else {"socket_keepalive": True}),
         },
     }

@@ -19,12 +19,12 @@ import django  # noqa: E402 (settings are read first)
 django.setup()
 
 from django.conf import settings  # noqa: E402
-from rq import SimpleWorker  # noqa: E402
+from rq import Queue, SimpleWorker  # noqa: E402
 from rq.serializers import JSONSerializer  # noqa: E402
 from rq.timeouts import BaseDeathPenalty  # noqa: E402
 
-from notifications import adapters, delivery  # noqa: E402
-from notifications.queues import JsonJob, queue_named  # noqa: E402
+from notifications import adapters, delivery, queues  # noqa: E402
+from notifications.queues import JsonJob  # noqa: E402
 from tenants.connection import connection  # noqa: E402
 
 
@@ -58,7 +58,8 @@ def main() -> None:
     parser.add_argument("queue", choices=settings.QUEUES)
     name = parser.parse_args().queue
     require_servers()
-    queue = queue_named(name)
+    # On connections of its own: it waits long on these, and bells must not.
+    queue = Queue(name, connection=queues.connect(), job_class=JsonJob, serializer=JSONSerializer)
     worker = Worker(
         [queue],
         name=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}",

@@ -228,10 +228,10 @@ def failure_of(answer: Answer, *, account_wide: bool = True, now: datetime | Non
     Args:
         answer: what came back.
         account_wide: whether it is the account's provider that answered, as in `Client`.
-        now: the time that dates are compared with; the clock's unless given.
+        now: the time that dates are compared with; unless given the answer's own, as far as it has a Date.
     """
     status, text, code = answer.status, f"The address answered {answer}.", str(answer.status)
-    wait = retry_after(answer.headers.get("retry-after", ""), now or datetime.now(UTC))
+    wait = retry_after(answer.headers.get("retry-after", ""), now or _said_at(answer) or datetime.now(UTC))
     if 200 <= status < 300:
         return None
     if status == 429:
@@ -248,6 +248,15 @@ def failure_of(answer: Answer, *, account_wide: bool = True, now: datetime | Non
 
 def _class_of(status: int) -> ErrorClass:
     return "auth" if status in AUTH else "invalid_recipient" if status in GONE else "permanent"
+
+
+def _said_at(answer: Answer) -> datetime | None:
+    """When the far end says that it answered (RFC 9110, 6.6.1): its dates go by the same clock."""
+    try:
+        said_at = parsedate_to_datetime(answer.headers.get("date", ""))
+    except (ValueError, OverflowError):
+        return None
+    return said_at if said_at.tzinfo else said_at.replace(tzinfo=UTC)
 
 
 def retry_after(header: str, now: datetime) -> timedelta | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -74,6 +74,15 @@ def hold(lane_id: int, until: datetime) -> None:
         cursor.execute(
             f"UPDATE {TABLE} SET not_before = %s WHERE id = %s AND (not_before IS NULL OR not_before < %s)",
             [until, lane_id, until],
+        )
+
+
+def hold_for(lane_id: int, wait: timedelta) -> None:
+    """Leave the lane alone for so long, by the database's clock."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE {TABLE} SET not_before = greatest(not_before, clock_timestamp() + %s::interval) WHERE id = %s",
+            [f"{wait.total_seconds()} seconds", lane_id],
         )
 
 

@@ -55,6 +55,14 @@ class Claim:
         return moment + self.ahead
 
 
+def database_time() -> datetime:
+    """The time now by the clock that decides when something is due."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        now: datetime = cursor.fetchone()[0]
+        return now
+
+
 def _lease() -> str:
     return f"{settings.NOTIFY_LOCK_TIMEOUT_SECONDS} seconds"
 

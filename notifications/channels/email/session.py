@@ -449,9 +449,11 @@ def refusal(step: str, code: int, reply: bytes) -> Failure:
     if code in AUTH_CODES:
         return Unavailable(text, error_class="auth", code=str(code))
     if code >= 500:
-        unknown = step == "RCPT" and _no_such_recipient(code, text)
+        # A mail has one recipient, so that an enhanced status after its content is about that one, too.
+        dead = step != "MAIL" and _dead(text)
+        unknown = dead or (step == "RCPT" and _no_such_recipient(code, text))
         error_class: ErrorClass = "invalid_recipient" if unknown else "permanent"
-        return Rejected(text, error_class=error_class, code=str(code), dead_address=unknown and _dead(text))
+        return Rejected(text, error_class=error_class, code=str(code), dead_address=dead)
     return Unavailable(text, error_class="throttled" if code in THROTTLED_CODES else "transient", code=str(code))
 
 
