@@ -1,5 +1,6 @@
 """Which channel a message takes, which sender it leaves by, and how urgent it is."""
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from email.utils import parseaddr
@@ -9,7 +10,7 @@ from django.conf import settings
 from django.db import transaction
 
 from notifications.channels.addresses import InvalidAddress, clean_sender
-from notifications.dispatch import bells, circuits
+from notifications.dispatch import bells, circuits, limiter
 from notifications.dispatch.circuits import State, Who
 from notifications.dispatch.limiter import PLATFORM, Limit
 from notifications.exceptions import CommunicationError, InvalidSenderError
@@ -195,10 +196,16 @@ def who_is(account: Account, scope: str) -> Who:
     return Who(owner=owner, account=account.pk, outboxes=outboxes)
 
 
-def state_of(account: Account) -> State:
-    """How one of the current schema's accounts is doing with its provider."""
+def states_of(accounts: Collection[UUID]) -> dict[UUID, State]:
+    """How the current schema's accounts with these keys are doing with their providers."""
     owner = PLATFORM if current_scope() == Scope.PLATFORM else current_tenant_id()
-    return circuits.state_of(owner, account.pk)
+    return circuits.states_of(owner, accounts)
+
+
+def limits_used(outboxes: Collection[Outbox]) -> dict[UUID, int]:
+    """How many hand-overs count against the limits of the current schema's outboxes, for those that have one."""
+    limits = [limit for outbox in outboxes if (limit := limit_of(outbox, current_scope()))]
+    return limiter.used(limits)
 
 
 def try_again(account: Account) -> None:
@@ -221,7 +228,8 @@ def stand_ins(outbox: Outbox, scope: str) -> list[Outbox]:
             return []
         others = Outbox.objects.filter(is_active=True, account__is_active=True, account__kind=outbox.account.kind)
         found = list(others.exclude(account_id=outbox.account_id).select_related("account"))
-    return [other for other in found if circuits.state_of(owner, other.account_id).until is None]
+    states = circuits.states_of(owner, {other.account_id for other in found})
+    return [other for other in found if states[other.account_id].until is None]
 
 
 def outbox_of(message: OutboxMessage) -> Outbox | None:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.contrib.admin import display
+from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ValidationError
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -23,6 +25,7 @@ from notifications import handlers, routing
 from notifications.admin.sites import BaseAdmin, is_public, link, moment, platform_site, tenant_site
 from notifications.channels import InvalidSettings, adapter_class
 from notifications.channels.registry import ADAPTERS, UnknownProvider
+from notifications.dispatch.circuits import State
 from notifications.models import Account, CommunicationSettings, NotificationChannel, Outbox
 from notifications.vault import SealBroken
 
@@ -293,15 +296,20 @@ class AccountAdmin(BaseAdmin):
         """Since when any address at the domain may send."""
         return moment(account.domain_verified_at) if account.domain_verified_at else "–"
 
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        """The list, with how each account is doing from one query."""
+        changes: ChangeList = super().get_changelist_instance(request)
+        states = routing.states_of([account.pk for account in changes.result_list])
+        for account in changes.result_list:
+            account.state_now = states[account.pk]
+        return changes
+
     @display(description="State")
     def state(self, account: Account) -> Any:
         """Whether its provider takes messages, and until when it is left alone if not."""
         if account._state.adding:
             return "–"
-        state = routing.state_of(account)
-        if state.until is None:
-            return "Being tried again" if state.half_open else "Works"
-        return format_html("Paused until {}: {}", moment(state.until), state.reason)
+        return state_shown(getattr(account, "state_now", None) or routing.states_of([account.pk])[account.pk])
 
     def save_model(self, request: HttpRequest, obj: Account, form: Any, change: bool) -> None:
         """Store the account; one that was paused is tried at once, as it may have been mended."""
@@ -313,6 +321,20 @@ class AccountAdmin(BaseAdmin):
     def updated_shown(self, account: Account) -> Any:
         """When it was last changed."""
         return moment(account.updated_at)
+
+
+def state_shown(state: State) -> Any:
+    """How an account is doing, in words."""
+    if state.until is None:
+        return "Being tried again" if state.half_open else "Works"
+    return format_html("Paused until {}: {}", moment(state.until), state.reason)
+
+
+def window_shown() -> str:
+    """How far back a limit counts, in words."""
+    seconds: int = settings.NOTIFICATION_SETTINGS["RATE_LIMIT_WINDOW"]
+    names = {3600: "hour", 86400: "day", 60: "minute"}
+    return f"the last {names.get(seconds) or f'{seconds} seconds'}"
 
 
 class OutboxForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -337,15 +359,45 @@ class OutboxAdmin(BaseAdmin):
     """A sender's address on an account."""
 
     form = OutboxForm
-    list_display = ("shown", "account_shown", "rate_limit", "priority", "is_active", "updated_shown")
+    list_display = ("shown", "state", "limit_use", "account_shown", "priority", "is_active", "updated_shown")
     sortable_by = ("shown", "priority")
+    readonly_fields = ("state", "limit_use")
     list_filter = ("account__kind", "is_active")
     list_select_related = ("account",)
     search_fields = ("address", "name", "account__name")
     fieldsets = (
         (None, {"fields": ("account", ("address", "name"), "reply_to", "is_active")}),
+        ("Now", {"fields": (("state", "limit_use"),)}),
         ("Delivery", {"fields": (("rate_limit", "priority"), "handler", "group")}),
     )
+
+    def get_changelist_instance(self, request: HttpRequest) -> ChangeList:
+        """The list, with how each sender is doing from two queries."""
+        changes: ChangeList = super().get_changelist_instance(request)
+        outboxes = changes.result_list
+        states, used = routing.states_of({o.account_id for o in outboxes}), routing.limits_used(outboxes)
+        for outbox in outboxes:
+            outbox.state_now, outbox.used_now = states[outbox.account_id], used.get(outbox.pk, 0)
+        return changes
+
+    @display(description="State")
+    def state(self, outbox: Outbox) -> Any:
+        """Whether its account's provider takes messages, and until when it is left alone if not."""
+        if outbox._state.adding:
+            return "–"
+        if outbox.handler:
+            return "By its handler"
+        key = outbox.account_id
+        return state_shown(getattr(outbox, "state_now", None) or routing.states_of([key])[key])
+
+    @display(description="Limit")
+    def limit_use(self, outbox: Outbox) -> str:
+        """How much of its limit is used."""
+        if outbox._state.adding or outbox.rate_limit is None:
+            return "No limit of its own"
+        used = getattr(outbox, "used_now", None)
+        used = routing.limits_used([outbox]).get(outbox.pk, 0) if used is None else used
+        return f"{used:,} of {outbox.rate_limit:,} used in {window_shown()}"
 
     @display(description="Updated")
     def updated_shown(self, outbox: Outbox) -> Any:
@@ -397,14 +449,26 @@ class CommunicationSettingsForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 class CommunicationSettingsAdmin(BaseAdmin):
-    """The one row of defaults, which always exists."""
+    """The one row of defaults, which always exists. Of the platform's own only failover means anything."""
 
     form = CommunicationSettingsForm
     fieldsets = (
         (None, {"fields": ("default_channel", ("default_language", "time_zone"), "phone_region")}),
         ("E-mail", {"fields": ("email_provider", ("email_from_address", "email_from_name"))}),
         ("SMS", {"fields": ("sms_provider",)}),
+        ("When a provider fails", {"fields": ("failover",)}),
     )
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """A tenant's all; the platform's own where its shared senders look."""
+        fieldsets = super().get_fieldsets(request, obj)
+        return fieldsets[-1:] if is_public() else fieldsets
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        """With the fields that are there, and no checks of others."""
+        if is_public():
+            kwargs["form"] = forms.ModelForm
+        return super().get_form(request, obj, change, **kwargs)
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
         """It exists."""
@@ -425,4 +489,4 @@ class CommunicationSettingsAdmin(BaseAdmin):
 for _site in (tenant_site, platform_site):
     _site.register(Account, AccountAdmin)
     _site.register(Outbox, OutboxAdmin)
-tenant_site.register(CommunicationSettings, CommunicationSettingsAdmin)
+    _site.register(CommunicationSettings, CommunicationSettingsAdmin)

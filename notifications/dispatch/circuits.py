@@ -6,7 +6,7 @@ its credentials, or, after failures in a row, until its circuit half-opens
 the circuit or opens it for twice as long. An account that is well has no row. All times are the database's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -57,20 +57,24 @@ WELL = State()
 
 def state_of(owner: int, account: UUID) -> State:
     """How an account is now."""
+    return states_of(owner, [account])[account]
+
+
+def states_of(owner: int, accounts: Collection[UUID]) -> dict[UUID, State]:
+    """How accounts of one owner are now."""
+    states = dict.fromkeys(accounts, WELL)
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT CASE WHEN not_before > clock_timestamp() THEN not_before END, not_before IS NOT NULL,
+            SELECT account, CASE WHEN not_before > clock_timestamp() THEN not_before END, not_before IS NOT NULL,
                 failures, reason
-            FROM {TABLE} WHERE owner = %s AND account = %s
+            FROM {TABLE} WHERE owner = %s AND account = ANY(%s)
             """,
-            [owner, account],
+            [owner, list(states)],
         )
-        found = cursor.fetchone()
-    if found is None:
-        return WELL
-    until, held, failures, reason = found
-    return State(until, held and until is None, failures, reason)
+        for account, until, held, failures, reason in cursor.fetchall():
+            states[account] = State(until, held and until is None, failures, reason)
+    return states
 
 
 def probe(who: Who) -> bool:

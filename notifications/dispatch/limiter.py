@@ -116,15 +116,25 @@ def give_back(granted: Grant, *, ended_ago: Sequence[float] = (), unused: int = 
 
 def free_now(limit: Limit) -> int:
     """How many permits are free; only looks."""
+    return max(limit.most - used([limit])[limit.outbox], 0)
+
+
+def used(limits: Sequence[Limit]) -> dict[UUID, int]:
+    """How many permits count now, by outbox; only looks."""
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT ends, extract(epoch FROM clock_timestamp())::float8 FROM {TABLE} WHERE owner = %s AND outbox = %s",
-            [limit.owner, limit.outbox],
+            f"""
+            SELECT owner, outbox, ends, extract(epoch FROM clock_timestamp())::float8
+            FROM {TABLE} WHERE owner = ANY(%s) AND outbox = ANY(%s)
+            """,
+            [[limit.owner for limit in limits], [limit.outbox for limit in limits]],
         )
-        found = cursor.fetchone()
-    if found is None:
-        return limit.most
-    return max(limit.most - sum(counting(_read(found[0]), found[1], limit.seconds).values()), 0)
+        windows = {(owner, outbox): (_read(ends), now) for owner, outbox, ends, now in cursor.fetchall()}
+    unused: tuple[dict[int, int], float] = ({}, 0.0)
+    return {
+        limit.outbox: sum(counting(*windows.get((limit.owner, limit.outbox), unused), limit.seconds).values())
+        for limit in limits
+    }
 
 
 def _locked(limit: Limit) -> tuple[dict[int, int], float]:

@@ -48,7 +48,7 @@ SIZES = {
     "full": Size(
         runs=3,
         peer_runs=3,
-        delivery=10_000,
+        delivery=20_000,
         delivery_slow=5_000,
         post_office=2_000,
         celery=1_000,

@@ -14,13 +14,16 @@ from django.contrib.auth.models import Group, Permission, User
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection, transaction
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
-from notifications import audit
+from notifications import audit, routing
 from notifications.admin import platform_site, tenant_site
+from notifications.dispatch import circuits
 from notifications.models import (
     Account,
+    CommunicationSettings,
     MessageStatus,
     NotificationTemplate,
     Outbox,
@@ -194,7 +197,7 @@ def test_the_platforms_pages_are_on_no_tenants_host_and_the_other_way_round(
     for url in ("/admin/tenants/tenant/", "/admin/tenants/domain/", f"/admin/tenants/tenant/{acme.pk}/end/"):
         assert client.get(url).status_code == 404
         assert operator.get(url).status_code == 200
-    for url in (f"{ADMIN}/recipient/", f"{ADMIN}/communicationsettings/"):
+    for url in (f"{ADMIN}/recipient/", f"{ADMIN}/notificationpreference/"):
         assert operator.get(url).status_code == 404
     assert "Carillon platform" in operator.get("/admin/").text
 
@@ -632,6 +635,53 @@ def test_who_may_only_look_sees_no_settings(acme: Tenant, account: Account) -> N
 # Templates.
 
 
+def test_the_list_of_senders_says_how_each_is_doing_in_as_many_queries_for_any_number(
+    acme: Tenant, provider: Any, settings: Any, django_assert_num_queries: Any
+) -> None:
+    settings.NOTIFICATION_SETTINGS = {**settings.NOTIFICATION_SETTINGS, "RATE_LIMIT_WINDOW": 10}
+    with tenant_context(acme):
+        limited, paused = factories.Outbox(rate_limit=5), factories.Outbox(address="paused@acme.test")
+        for number in range(2):
+            factories.accepted(f"ada{number}@example.com", from_address=limited.address)
+        factories.turn()
+        circuits.pause(routing.who_is(paused.account, "tenant"), wait=timedelta(minutes=5), reason="429 slow down")
+    client = signed_in(acme)
+    page = client.get(f"{ADMIN}/outbox/").text
+    assert "2 of 5 used in the last 10 seconds" in page
+    assert "Paused until" in page
+    assert "429 slow down" in page
+    assert "No limit of its own" in page
+    assert "2 of 5 used in the last 10 seconds" in client.get(f"{ADMIN}/outbox/{limited.pk}/change/").text
+    assert "429 slow down" in client.get(f"{ADMIN}/outbox/{paused.pk}/change/").text
+    assert "429 slow down" in client.get(f"{ADMIN}/account/").text
+    with CaptureQueriesContext(connection) as few:
+        client.get(f"{ADMIN}/outbox/")
+    with tenant_context(acme):
+        for number in range(5):
+            factories.Outbox(address=f"more{number}@acme.test", rate_limit=5)
+    with django_assert_num_queries(len(few)):
+        client.get(f"{ADMIN}/outbox/")
+
+
+def test_failover_is_turned_on_by_a_tenant_and_for_the_platforms_senders_by_operators(
+    acme: Tenant, operator: Client
+) -> None:
+    tenants, platforms = (
+        client.post(f"{ADMIN}/communicationsettings/1/change/", {**values, "failover": "on"})
+        for client, values in (
+            (signed_in(acme), {"default_channel": "email", "default_language": "en", "time_zone": "UTC"}),
+            (operator, {}),
+        )
+    )
+    assert (tenants.status_code, platforms.status_code) == (302, 302)
+    for context in (tenant_context(acme), public_context()):
+        with context:
+            assert CommunicationSettings.objects.get().failover
+    page = operator.get(f"{ADMIN}/communicationsettings/1/change/").text
+    assert "Failover" in page
+    assert "Time zone" not in page
+
+
 def test_a_tenant_begins_with_the_platforms_wording(acme: Tenant) -> None:
     with public_context():
         offered = factories.Template(event_key="offered", name="Offered", subject="Platform's {{ name }}")
@@ -799,7 +849,7 @@ def test_every_list_and_form_of_the_platform_opens(operator: Client, platform: T
             for model in platform_site._registry
         ]
     for url in urls:
-        assert operator.get(url).status_code == 200, url
+        assert operator.get(url, follow=True).status_code == 200, url
         assert operator.get(f"{url}add/").status_code in {200, 403}, url
 
 
