@@ -24,7 +24,7 @@ from notifications.dispatch.limiter import Grant
 from notifications.due import DueMessage
 from notifications.exceptions import HandlerNotAllowed
 from notifications.handling import HandlerAdapter, HandlerFlight
-from notifications.handover import Flight
+from notifications.handover import SHORTEST_WAIT, Flight
 from notifications.lifecycle import Ending
 from notifications.models import MessageStatus, Scope
 from notifications.recording import Sender
@@ -80,6 +80,8 @@ class Drain:
     left_under_way: int = 0
     """How many were, at the turn's end, not written down yet."""
     _told: int = 0
+    _untold: int = 0
+    """How many of these are still to be told of; the latecomers' thread counts it down."""
 
     def run(self) -> list[Ending]:
         """Bring the lane's due messages to an ending, as far as the time goes; those that are written down."""
@@ -96,7 +98,7 @@ class Drain:
         finally:
             written = list(self.outcomes.endings)
             self._told = len(written)
-            self.left_under_way = self._under_way
+            self.left_under_way = self._untold = self._under_way
             if self.broken or self.left_under_way:
                 latecomers.add(self)
         return [*self.endings, *written]
@@ -141,7 +143,7 @@ class Drain:
     def _tell(self) -> None:
         written = self.outcomes.endings[self._told :]
         self._told += len(written)
-        landed, self.left_under_way = self.left_under_way - self._under_way, self._under_way
+        landed, self._untold = self._untold - self._under_way, self._under_way
         if self.on_late is not None and landed:
             self.on_late(written, landed)
 
@@ -175,9 +177,15 @@ class Drain:
 
     def _refuse_all(self, problem: Failure) -> None:
         """Nothing can leave: what cannot be mended fails, else the lane waits, and so do all that have not expired."""
+        held = False
         while self._in_time() and self._claim(prepared=False):
-            messages = self._load([row.item for row in self.claim.rows if not row.handed_over])
+            left = [row for row in self.claim.rows if not row.handed_over]
+            # A suspect keeps its deaths while it waits.
+            suspects = [row.item for row in left if row.suspect and not isinstance(problem, Rejected)]
+            messages = self._load([row.item for row in left if row.item not in suspects])
             now = self.claim.now()
+            ledger.leave(self.claim, suspects)
+            held = held or bool(suspects)
             if isinstance(problem, Rejected):
                 over = [recording.failed(m, str(problem), now, error_class=problem.error_class) for m in messages]
             else:
@@ -186,7 +194,7 @@ class Drain:
                 self.endings += recording.wait_for_mending(self.claim, waiting, str(problem))
             self.endings += recording.stop(self.claim, over)
         self.more = self.asked
-        if self.more and not isinstance(problem, Rejected):
+        if held or (self.more and not isinstance(problem, Rejected)):
             lanes.hold_for(self.lane.id, recording.mending_pause())
             self.more = False
 
@@ -334,7 +342,8 @@ class Drain:
         """Take back what lands and have it written down; whether it is fewer than hoped for."""
         if not self.pending:
             # Others of this process have the connections.
-            self.flight.wait_for_room(seconds)
+            if not self.flight.wait_for_room(seconds):
+                time.sleep(min(seconds, SHORTEST_WAIT))
             return True
         enough = self.pending if all_of_them else self.flight.worth_while(self.pending)
         landed = self.flight.landed(at_least=enough, seconds=seconds)

@@ -65,19 +65,21 @@ class HandlerFlight(Flight):
 
     def launch(self, messages: Sequence[DueMessage], permit: Grant | None = None) -> None:
         """Hand messages over, one after the other or side by side."""
-        self.pending += len(messages)
         instances = OutboxMessage.objects.in_bulk([message.pk for message in messages])
         tenant = connection.tenant
         calls = [_Call(self.adapter.handler, message, instances[message.pk], permit, tenant) for message in messages]
-        with tenant_context(tenant):
-            if self.adapter.is_async:
-                # On this thread, with this connection: another thread's would be in the public schema.
-                async_to_sync(_side_by_side)(calls)
-            else:
-                for call in calls:
-                    call.run()
-        for call in calls:
-            self.land(call.over())
+        self.pending += len(calls)
+        try:
+            with tenant_context(tenant):
+                if self.adapter.is_async:
+                    # On this thread, with this connection: another thread's would be in the public schema.
+                    async_to_sync(_side_by_side)(calls)
+                else:
+                    for call in calls:
+                        call.run()
+        finally:
+            for call in calls:
+                self.land(call.over())
 
 
 async def _side_by_side(calls: Sequence["_Call"]) -> None:
@@ -95,8 +97,10 @@ class _Call:
     tenant: Tenant
     started_at: datetime = field(default_factory=timezone.now)
     failure: Failure | None = None
+    begun: bool = False
 
     def run(self) -> None:
+        self.begun = True
         try:
             crashpoints.reached("before_provider")
             self._returned(self.handler(self.instance))
@@ -105,6 +109,7 @@ class _Call:
         self._check()
 
     async def run_async(self) -> None:
+        self.begun = True
         try:
             async with asyncio.timeout(settings.NOTIFY_LOCK_TIMEOUT_SECONDS / 2):
                 self._returned(await self.handler(self.instance))
@@ -115,9 +120,11 @@ class _Call:
     def over(self) -> HandOver:
         """How it ended."""
         answer = self.instance.marked or self.failure
+        if answer is None and self.begun:
+            answer = Uncertain("the handler was interrupted", account_wide=False)
         accepted = answer if isinstance(answer, Accepted) else None
         failure = answer if isinstance(answer, Failure) else None
-        return HandOver(self.message, self.started_at, timezone.now(), self.permit, accepted, failure)
+        return HandOver(self.message, self.started_at, timezone.now(), self.permit, accepted, failure, begun=self.begun)
 
     def _returned(self, worked: object) -> None:
         if worked and self.instance.marked is None:

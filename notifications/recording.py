@@ -154,6 +154,13 @@ def _suppress(overs: Sequence[HandOver]) -> None:
         ],
         ignore_conflicts=True,
     )
+    for over in dead:
+        # Security messages pass an opt-out, and would go there for ever.
+        Suppression.objects.filter(
+            channel=over.message.channel,
+            address=over.message.to_address.lower(),
+            reason=SuppressionReason.UNSUBSCRIBED,
+        ).update(reason=SuppressionReason.HARD_BOUNCE, note=f"unsubscribed before; {over.failure}"[:300])
 
 
 def _why(over: HandOver) -> str:

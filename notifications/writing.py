@@ -68,6 +68,8 @@ class Outcomes:
                 endings, until = future.result()
             except BaseException:
                 self.unwritten = [*overs, *self.unwritten]
+                # Their rows are as they were, and so is the lease to be renewed on them.
+                self.claim.open.update(over.message.pk for over in overs)
                 raise
             self.endings += endings
             self.held_until = until or self.held_until

@@ -105,7 +105,9 @@ def test_the_owner_is_told_once_a_day_and_the_log_each_time(acme, account, platf
     assert mailed(platform) == ["owner@acme.example"] * 2
 
 
-def test_every_owner_is_told_of_every_refused_account_and_nobody_else_of_any(acme, globex, account, server, platform):
+def test_every_owner_is_told_of_every_refused_account_and_nobody_else_of_any(
+    acme, globex, account, server, platform, caplog
+):
     with tenant_context(acme):
         factories.Outbox(account=refused_account(server, name="Shop"), address="shop@acme.test")
         users = get_user_model().objects
@@ -116,6 +118,7 @@ def test_every_owner_is_told_of_every_refused_account_and_nobody_else_of_any(acm
         accepted(from_address="shop@acme.test")
     try_to_send(acme)
     assert mailed(platform) == ["owner@acme.example"] * 2 + ["second@acme.example"] * 2
+    assert "owner not told" not in caplog.text
 
 
 def test_of_the_platforms_own_account_only_the_log_is_told(acme, server, caplog):

@@ -7,6 +7,7 @@ import time_machine
 from django.utils import timezone
 
 from notifications.channels import Unavailable
+from notifications.dispatch.models import Lane
 from notifications.models import Attempt, Outbox, OutboxMessage
 from tests.factories import accepted, fresh, on_ledger, turn
 
@@ -41,6 +42,16 @@ def test_the_same_holds_where_the_sender_cannot_send(acme_sends, wrong_by):
     assert fresh(in_time).status == "scheduled"
     assert is_about(on_ledger(in_time).get().due_at, timezone.now() + timedelta(minutes=1))
     assert (fresh(late).status, fresh(late).error_message) == ("failed", "expired")
+
+
+@WRONG
+def test_a_lane_that_waits_for_its_sender_waits_from_now(acme_sends, settings, wrong_by):
+    settings.NOTIFICATION_SETTINGS = {**settings.NOTIFICATION_SETTINGS, "PROCESSING_BATCH_SIZE": 1}
+    accepted()
+    Outbox.objects.update(is_active=False)
+    with time_machine.travel(timezone.now() + wrong_by):
+        turn(seconds=0)
+    assert is_about(Lane.objects.exclude(not_before=None).get().not_before, timezone.now() + timedelta(minutes=1))
 
 
 @WRONG

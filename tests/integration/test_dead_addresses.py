@@ -3,6 +3,7 @@
 import pytest
 
 from notifications.models import Suppression
+from notifications.services import send
 from tenants.context import tenant_context
 from tests import factories
 from tests.factories import accepted, fresh, turn
@@ -84,3 +85,18 @@ def test_what_a_server_told_one_tenant_suppresses_nothing_of_anothers(server, gl
     with tenant_context(globex):
         use(server)
         assert sent_to("ada@example.com") == "sent"
+
+
+def test_an_opt_out_does_not_hide_that_an_address_does_not_exist(server):
+    """Codes pass an opt-out, and would go there for ever."""
+    Suppression.objects.create(channel="email", address="gone@example.com", reason="unsubscribed", note="by link")
+    factories.Event(security=True)
+    factories.Template()
+    server.on("rcpt", "550 5.1.1 no such user")
+    for expected in ("failed", "suppressed"):
+        message = send(
+            to="gone@example.com", template_key="booking.confirmed", channel="email", context={"name": "Ada"}
+        )
+        turn("urgent")
+        assert fresh(message).status == expected
+    assert Suppression.objects.get().note.startswith("unsubscribed before")

@@ -7,7 +7,8 @@ from django.utils import timezone
 
 from notifications.dispatch.models import Lane
 from notifications.models import Outbox, OutboxMessage
-from tests.factories import accepted, fresh, make_due, turn
+from notifications.models.fields import new_id
+from tests.factories import accepted, fresh, make_due, on_ledger, turn
 
 
 @pytest.fixture
@@ -60,3 +61,13 @@ def test_while_nobody_mends_it_what_has_expired_fails_and_is_not_put_off(switche
     stored = fresh(late)
     assert (stored.status, stored.error_message, stored.attempt_count) == ("failed", "expired", 0)
     assert statuses(others) == ["scheduled"] * 4
+
+
+def test_what_workers_died_with_waits_with_its_deaths(acme_sends):
+    message = accepted()
+    on_ledger(message).update(token=new_id(), deaths=2, lease_until=timezone.now() - timedelta(seconds=1))
+    Outbox.objects.update(is_active=False)
+    turn()
+    row = on_ledger(message).get()
+    assert (row.deaths, row.token is not None, fresh(message).status) == (2, True, "pending")
+    assert Lane.objects.get(pk=row.lane_id).not_before > timezone.now()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from django.db import OperationalError
 
-from notifications import adapters, delivery, handover, preparing, recording
+from notifications import adapters, delivery, handover, latecomers, preparing, recording
 from notifications.channels import Accepted
 from notifications.channels.fake import Fake
 from notifications.delivery import Tally
@@ -51,6 +51,21 @@ def test_what_lands_after_its_turn_is_written_down(stalled):
     assert turned + late == Tally(sent=2)
     assert turn().sent == 3
     assert not on_ledger().exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_lands_before_the_turn_has_counted_it_is_counted_once(stalled, monkeypatch):
+    """As on a machine so busy that the turn's own thread stands still for a moment."""
+    add = latecomers.add
+
+    def add_and_stand_still(drain):
+        stalled.go.set()
+        add(drain)
+        assert latecomers.wait(30)
+
+    monkeypatch.setattr(latecomers, "add", add_and_stand_still)
+    late = Tally()
+    assert delivery.take_turn("default", seconds=0, late=late) + late == Tally(sent=2)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -46,6 +46,16 @@ def test_an_answered_bell_is_hung_behind_the_others(acme, globex, provider, ring
     assert [job.args[0] for job in queue_named("default").jobs] == [globex.schema_name, acme.schema_name]
 
 
+def test_a_bell_that_a_worker_took_and_died_with_is_hung_anew(acme, ring_again):
+    """Its job is there still, and in no queue."""
+    ring_again(acme)
+    (taken,) = queue_named("default").jobs
+    queue_named("default").remove(taken)
+    ring_again(acme)
+    (hung,) = queue_named("default").jobs
+    assert hung.id != taken.id
+
+
 def test_a_bell_whose_job_was_lost_is_hung_anew(acme, provider, valkey, ring_again, caplog):
     """As Valkey does when its memory is full and it may evict: the place in the queue is left, its job is gone."""
     with tenant_context(acme):
