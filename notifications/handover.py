@@ -33,8 +33,11 @@ SHORTEST_WAIT, LONGEST_WAIT = 0.05, 0.15
 """Seconds after which free connections get more, whether or not half of them are free."""
 STALLED_SECONDS = 1.0
 """A provider from which nothing has come back for so long is not waited for."""
-AHEAD_SECONDS = 0.04
-"""For how long ahead connections are given work: a killed process leaves so much more in doubt."""
+AHEAD_SECONDS = 0.1
+"""For how long ahead connections are given work: a killed process leaves so much more in doubt. Hand-overs that began
+together end together, and of a wave's end half would find nothing to do if it were less."""
+QUICK_SECONDS = 0.04
+"""A hand-over that takes less is over before it is worth a thread of its own."""
 SLOWER = 1.02
 """By how much, with each hand-over, less is made of how quick the quickest was."""
 
@@ -178,7 +181,7 @@ class Flight:
 
     @property
     def _quick(self) -> bool:
-        return self._line.pace < AHEAD_SECONDS
+        return self._line.pace < QUICK_SECONDS
 
     @property
     def queued(self) -> bool:
@@ -207,7 +210,7 @@ class Flight:
             line.waiting.extend((self, message, permit) for message in messages)
             line.under_way += len(messages)
         # As many threads as have something to do for a while, and one: more would only wait for each other.
-        self._employ(1 + math.ceil(line.under_way * min(line.quickest / AHEAD_SECONDS, 1)))
+        self._employ(1 + math.ceil(line.under_way * min(line.quickest / QUICK_SECONDS, 1)))
 
     def hurry(self) -> None:
         """Use every connection: it goes slower than it used to."""
