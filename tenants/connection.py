@@ -30,7 +30,10 @@ def one_trip() -> Iterator[None]:
 
     (https://www.psycopg.org/psycopg3/docs/advanced/pipeline.html) What went wrong is raised at the latest at the end.
     For use inside `transaction.atomic`: after an error the transaction is lost as a whole.
+
+    Raises:
+        DatabaseError: as for any statement; what psycopg finds at the end is no exception of Django's by itself.
     """
     connection.ensure_connection()
-    with connection.connection.pipeline():
+    with connection.wrap_database_errors, connection.connection.pipeline():
         yield

@@ -185,16 +185,15 @@ def finish(claim: Claim, items: Sequence[UUID]) -> None:
     """Take rows off the ledger: their work is done, or only a person can take it further."""
     if not items:
         return
-    claim.open.difference_update(items)
     with connection.cursor() as cursor:
         cursor.execute(f"DELETE FROM {TABLE} WHERE {_OURS}", _ours(claim, items))
+    claim.open.difference_update(items)
 
 
 def postpone(claim: Claim, items: Sequence[UUID], due_at: Sequence[datetime | None]) -> None:
     """Give rows back, each due at its time (None: at once)."""
     if not items:
         return
-    claim.open.difference_update(items)
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
@@ -206,6 +205,7 @@ def postpone(claim: Claim, items: Sequence[UUID], due_at: Sequence[datetime | No
             """,
             [list(items), list(due_at), claim.tenant_id, Kind.SEND, claim.token],
         )
+    claim.open.difference_update(items)
 
 
 def release(claim: Claim, items: Sequence[UUID]) -> None:
@@ -215,7 +215,6 @@ def release(claim: Claim, items: Sequence[UUID]) -> None:
     """
     if not items:
         return
-    claim.open.difference_update(items)
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
@@ -225,22 +224,22 @@ def release(claim: Claim, items: Sequence[UUID]) -> None:
             """,
             _ours(claim, items),
         )
+    claim.open.difference_update(items)
 
 
 def leave(claim: Claim, items: Sequence[UUID]) -> None:
     """Give suspects back that were not begun: they are suspects still."""
     if not items:
         return
-    claim.open.difference_update(items)
     with connection.cursor() as cursor:
         cursor.execute(f"UPDATE {TABLE} SET lease_until = NULL WHERE {_OURS}", _ours(claim, items))
+    claim.open.difference_update(items)
 
 
 def move(claim: Claim, items: Sequence[UUID], lane_id: int) -> None:
     """Give rows to another lane, due at once."""
     if not items:
         return
-    claim.open.difference_update(items)
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
@@ -250,6 +249,7 @@ def move(claim: Claim, items: Sequence[UUID], lane_id: int) -> None:
             """,
             [lane_id, *_ours(claim, items)],
         )
+    claim.open.difference_update(items)
 
 
 def lock(item: UUID, *, tenant_id: int, kind: Kind = Kind.SEND) -> None:

@@ -241,7 +241,7 @@ async def _wait(step: str, delay_ms: float) -> None:
 
 def _http_answer(code: re.Match[str] | None) -> bytes:
     status = code["code"] if code else "200"
-    lines = [f"HTTP/1.1 {status} As told", "Content-Length: 0"]
+    lines = [f"HTTP/1.1 {status} As told", "Content-Length: 0", f"Date: {formatdate(usegmt=True)}"]
     if code and code["after"] == "s":
         lines.append(f"Retry-After: {code['seconds']}")
     elif code and code["after"] == "d":
