@@ -366,6 +366,7 @@ class Drain:
 
         What the marks do not return has lost its lease, or is settled. What got no permit is left as it was.
         """
+        self._stop_expired()
         chunk = [self.ready.popleft() for _ in range(min(room, len(self.ready)))]
         if not chunk:
             return
@@ -388,6 +389,14 @@ class Drain:
         if chunk:
             self.begun.update(message.pk for message in chunk)
             self.flight.launch(chunk, permit)
+
+    def _stop_expired(self) -> None:
+        """What has expired since it was decided about does not go."""
+        now = self.claim.now()
+        if expired := [message for message in self.ready if message.expires_at <= now]:
+            self.ready = deque(message for message in self.ready if message.expires_at > now)
+            endings = [recording.failed(message, "expired", now) for message in expired]
+            self.endings += recording.stop(self.claim, endings)
 
     def _alone(self, suspect: Claimed) -> None:
         """A message that a worker died with goes alone, so that what kills workers harms only itself."""

@@ -122,17 +122,17 @@ def _plan(claim: Claim, sender: Sender, overs: Sequence[HandOver]) -> _Plan:
     for over in overs:
         message, at = over.message, claim.by_database(over.finished_at)
         if not over.begun:
-            plan.not_begun.append(Ending(message.pk, MessageStatus.SCHEDULED, at, False, _why(over)))
+            plan.not_begun.append(Ending(message.pk, _waiting(message), at, False, _why(over)))
             plan.again[message.pk] = None
             continue
         other = _stand_in(sender, message, tried) if message.pk in tried else None
         ending, due_at = _ending(over, at, moves=other is not None)
         if other is not None and ending.status == MessageStatus.SCHEDULED:
             plan.moved[other.pk].append(message)
-        elif ending.status == MessageStatus.UNCERTAIN and _resent(message):
-            plan.again[message.pk] = settles_at(message, sender.adapter, at)
         elif due_at:
             plan.again[message.pk] = due_at
+        elif ending.status == MessageStatus.UNCERTAIN and not ending.dead_letter:
+            plan.again[message.pk] = settles_at(message, sender.adapter, at)
         else:
             plan.done.append(message.pk)
         plan.endings.append(ending)
@@ -176,16 +176,30 @@ def _ending(over: HandOver, at: datetime, *, moves: bool) -> tuple[Ending, datet
         return ending, None
     failure = over.failure or Uncertain("the hand-over did not end")
     reason, error_class = str(failure), failure.error_class
+    if in_doubt(message) and not isinstance(failure, Uncertain):
+        reason = f"an earlier attempt may have arrived; then: {reason}"
+    # What one attempt may have brought there is not failed, whatever became of the next.
+    over_with = MessageStatus.UNCERTAIN if in_doubt(message) else MessageStatus.FAILED
     if isinstance(failure, Unavailable):
         attempts = message.attempt_count + 1
         due_at = at if moves else at + _pause(attempts, failure)
         if attempts < message.max_attempts and due_at < message.expires_at:
-            return Ending(message.pk, MessageStatus.SCHEDULED, at, True, reason, error_class), due_at
-        return Ending(message.pk, MessageStatus.FAILED, at, True, reason, error_class, dead_letter=True), None
+            return Ending(message.pk, _waiting(message), at, True, reason, error_class), due_at
+        return Ending(message.pk, over_with, at, True, reason, error_class, dead_letter=True), None
     if isinstance(failure, Uncertain):
         left = not _resent(message)
         return Ending(message.pk, MessageStatus.UNCERTAIN, at, True, reason, error_class, dead_letter=left), None
-    return Ending(message.pk, MessageStatus.FAILED, at, True, reason, error_class), None
+    return Ending(message.pk, over_with, at, True, reason, error_class, dead_letter=in_doubt(message)), None
+
+
+def in_doubt(message: DueMessage) -> bool:
+    """Whether an earlier attempt of its cycle may have brought it there; of a costly one its provider was asked."""
+    return message.status == MessageStatus.UNCERTAIN and message.channel not in COSTLY
+
+
+def _waiting(message: DueMessage) -> MessageStatus:
+    """The status in which a message waits for its next attempt."""
+    return MessageStatus.UNCERTAIN if in_doubt(message) else MessageStatus.SCHEDULED
 
 
 def _pause(attempts: int, failure: Unavailable) -> timedelta:
@@ -279,8 +293,9 @@ def _ring_for(waited: Sequence[tuple[int, str]]) -> None:
 
 
 def _tried(sender: Sender, overs: Sequence[HandOver]) -> Mapping[UUID, set[UUID]]:
-    """The outboxes that each failed message has tried in its cycle, this one included."""
-    failed = [over.message for over in overs if over.begun and isinstance(over.failure, Unavailable)]
+    """The outboxes that each message that may move has tried in its cycle, this one included."""
+    refused = (over.message for over in overs if over.begun and isinstance(over.failure, Unavailable))
+    failed = [message for message in refused if not in_doubt(message)]
     if not failed or not sender.others():
         return {}
     return {pk: {*outboxes, sender.outbox.pk} for pk, outboxes in tried_outboxes(failed).items()}

@@ -227,6 +227,32 @@ def two_senders(acme_sends, monkeypatch):
     return acme_sends, second
 
 
+def test_what_may_have_arrived_stays_with_its_sender_whatever_becomes_of_the_next_attempt(two_senders):
+    first, second = two_senders
+    message = accepted()
+    first.script(message.to_address, Uncertain("perhaps"), Unavailable("450 later"), *down())
+    for _ in range(3):
+        turn()
+        make_due(message)
+    stored = fresh(message)
+    assert (stored.status, stored.attempt_count) == ("uncertain", 3)
+    assert not any(outgoing.to == message.to_address for outgoing in second.received)
+
+
+@pytest.mark.parametrize("last", [Unavailable("450 later"), Rejected("550 no")])
+def test_what_may_have_arrived_is_not_failed_but_left_to_a_person(acme_sends, settings, last):
+    settings.NOTIFY_MAX_ATTEMPTS = 2
+    message = accepted()
+    acme_sends.script(message.to_address, Uncertain("perhaps"), last)
+    turn()
+    make_due(message)
+    turn()
+    stored = fresh(message)
+    assert (stored.status, stored.dead_lettered_at is None) == ("uncertain", False)
+    assert "an earlier attempt may have arrived" in stored.error_message
+    assert not on_ledger(message).exists()
+
+
 def test_a_message_that_the_first_certainly_did_not_take_goes_by_the_next_at_once(two_senders):
     first, second = two_senders
     message = accepted()

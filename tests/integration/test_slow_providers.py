@@ -1,16 +1,19 @@
 """A provider that takes its time, or stalls, holds up its own connections and nobody else."""
 
+from datetime import timedelta
 from threading import Event
 from types import SimpleNamespace
 
 import pytest
 from django.db import OperationalError
+from django.utils import timezone
 
 from notifications import adapters, delivery, handover, latecomers, preparing, recording
 from notifications.channels import Accepted
 from notifications.channels.fake import Fake
 from notifications.delivery import Tally
 from notifications.dispatch import ledger
+from notifications.models import OutboxMessage
 from tests import factories
 from tests.factories import accepted, fresh, on_ledger, turn
 
@@ -162,3 +165,17 @@ def test_what_a_broken_turn_had_claimed_goes_again_without_waiting_for_its_lease
     assert delivery.finish_late(30)
     assert not on_ledger(*messages).exclude(lease_until=None).exists()
     assert turn().sent == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_expires_while_it_waits_for_a_slow_providers_connections_does_not_go(acme, in_acme, provider):
+    provider.connections = 1
+    factories.Outbox()
+    slow, code = accepted("slow@example.com"), accepted("code@example.com")
+    expires_at = timezone.now() + timedelta(seconds=1)
+    OutboxMessage.objects.filter(pk=code.pk).update(expires_at=expires_at)
+    provider.script(slow.to_address, lambda _: Accepted() if Event().wait(1.5) is False else None)
+    turn()
+    assert fresh(slow).status == "sent"
+    assert (fresh(code).status, fresh(code).error_message) == ("failed", "expired")
+    assert [outgoing.to for outgoing in provider.received] == ["slow@example.com"]
