@@ -8,8 +8,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.conf import settings
@@ -20,7 +20,7 @@ from notifications.channels import Adapter, Failure, Rejected, Unavailable
 from notifications.dispatch import bells, circuits, lanes, ledger, limiter
 from notifications.dispatch.lanes import DueLane
 from notifications.dispatch.ledger import Claim, Claimed
-from notifications.dispatch.limiter import Grant
+from notifications.dispatch.limiter import Grant, Limit
 from notifications.due import DueMessage
 from notifications.exceptions import HandlerNotAllowed
 from notifications.handling import HandlerAdapter, HandlerFlight
@@ -38,6 +38,10 @@ DEATHS_ALONE = 3
 PERMIT_SECONDS = 900.0
 """Longer than any hand-over takes, each reply as late as an account may allow; so long a dead worker's permits are in
 use."""
+PRESSING_SECONDS = 120.0
+"""For how long, beyond a limit's window, more pressing messages are expected to be begun by somebody."""
+GIVE_WAY = timedelta(seconds=1)
+"""How long a lane waits that has left its permits to more pressing messages."""
 
 
 @dataclass(slots=True)
@@ -374,7 +378,7 @@ class Drain:
         permit: Grant | None = None
         with transaction.atomic(), one_trip():
             if self.sender.limit is not None:
-                permit = limiter.take(self.sender.limit, wanted=len(chunk), lease=PERMIT_SECONDS)
+                permit = self._permits(self.sender.limit, len(chunk))
                 self.ready.extendleft(reversed(chunk[permit.permits :]))
                 chunk = chunk[: permit.permits]
             if chunk:
@@ -385,10 +389,22 @@ class Drain:
             if permit is not None and len(chunk) < permit.permits:
                 limiter.give_back(permit, unused=permit.permits - len(chunk))
         if permit is not None and permit.retry_at is not None:
-            self._hold(permit.retry_at)
+            self.held_until = permit.retry_at
+            lanes.hold(self.lane.id, permit.retry_at, got_nothing=not self.begun and not chunk)
         if chunk:
             self.begun.update(message.pk for message in chunk)
             self.flight.launch(chunk, permit)
+
+    def _permits(self, limit: Limit, wanted: int) -> Grant:
+        """Take permits, but leave them to the tenant's more pressing messages where there are some."""
+        grant = limiter.take(limit, wanted=wanted, lease=PERMIT_SECONDS)
+        pressing_for = limit.seconds + PRESSING_SECONDS
+        if not grant.permits or not lanes.gives_way(
+            self.lane, tenant_id=self.claim.tenant_id, queue=self.queue, seconds=pressing_for
+        ):
+            return grant
+        limiter.give_back(grant, unused=grant.permits)
+        return replace(grant, permits=0, retry_at=self.claim.now() + GIVE_WAY)
 
     def _stop_expired(self) -> None:
         """What has expired since it was decided about does not go."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +10,8 @@ from notifications.models.choices import Priority
 from tenants.connection import connection
 
 TABLE = "public.dispatch_lane"
+PRESSING = [str(queue) for queue in (*Priority.values, "inbound", "maintenance")]
+"""The queues, most pressing first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +70,41 @@ def served(lane_id: int) -> None:
         cursor.execute(f"UPDATE {TABLE} SET last_served_at = clock_timestamp() WHERE id = %s", [lane_id])
 
 
-def hold(lane_id: int, until: datetime) -> None:
-    """Leave the lane alone until then: its sender may not send before."""
+def hold(lane_id: int, until: datetime, *, got_nothing: bool = False) -> None:
+    """Leave the lane alone until then: its sender may not send before.
+
+    With `got_nothing` it goes before those that its sender's limit had something for.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
-            f"UPDATE {TABLE} SET not_before = %s WHERE id = %s AND (not_before IS NULL OR not_before < %s)",
-            [until, lane_id, until],
+            f"""
+            UPDATE {TABLE} SET not_before = %s, last_served_at = CASE WHEN %s THEN NULL ELSE last_served_at END
+            WHERE id = %s AND (not_before IS NULL OR not_before < %s)
+            """,
+            [until, got_nothing, lane_id, until],
         )
+
+
+def gives_way(lane: DueLane, *, tenant_id: int, queue: str, seconds: float) -> bool:
+    """Whether the tenant has more pressing work for the same sender that nobody has begun.
+
+    Work that has been due for longer than `seconds` is not waited for: nobody may be there for it.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT EXISTS (
+                SELECT FROM {TABLE} AS pressing
+                JOIN public.dispatch_ledgerrow AS ledger ON ledger.lane_id = pressing.id
+                WHERE pressing.outbox_uuid = %s AND pressing.tenant_id = %s AND pressing.queue = ANY(%s)
+                  AND pressing.paused_reason = '' AND NOT ledger.manual
+                  AND ledger.due_at BETWEEN now() - %s::interval AND now()
+                  AND (ledger.lease_until IS NULL OR ledger.lease_until < now()))
+            """,
+            [lane.outbox_uuid, tenant_id, PRESSING[: PRESSING.index(queue)], f"{seconds} seconds"],
+        )
+        found: bool = cursor.fetchone()[0]
+        return found
 
 
 def hold_for(lane_id: int, wait: timedelta) -> None:
@@ -90,7 +120,8 @@ def wake() -> tuple[list[tuple[int, str]], float | None]:
     """Let lanes go whose wait is over.
 
     Returns:
-        tenant and queue of each, and the seconds until the next one's is over (None: none waits).
+        tenant and queue of each, most pressing first and then least recently served, and the seconds until the next
+        one's is over (None: none waits).
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -98,10 +129,12 @@ def wake() -> tuple[list[tuple[int, str]], float | None]:
             UPDATE {TABLE} SET not_before = NULL
             WHERE id IN (
                 SELECT id FROM {TABLE} WHERE not_before <= clock_timestamp() ORDER BY id FOR UPDATE SKIP LOCKED)
-            RETURNING tenant_id, queue
+            RETURNING tenant_id, queue, last_served_at
             """
         )
-        woken = sorted(set(cursor.fetchall()))
+        first = datetime.min.replace(tzinfo=UTC)
+        served = sorted(cursor.fetchall(), key=lambda row: (PRESSING.index(row[1]), row[2] or first))
+        woken = list(dict.fromkeys((tenant_id, queue) for tenant_id, queue, _ in served))
         cursor.execute(f"SELECT extract(epoch FROM min(not_before) - clock_timestamp())::float8 FROM {TABLE}")
         return woken, cursor.fetchone()[0]
 

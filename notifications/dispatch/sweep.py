@@ -36,15 +36,15 @@ def waiting(*, manual: bool = False) -> list[tuple[str, str]]:
     with connection.cursor() as cursor:
         cursor.execute(_WAITING, [[False, True] if manual else [False]])
         found = cursor.fetchall()
-    return _served(found)
+    return sorted(served(found), key=lambda row: (lanes.PRESSING.index(row[1]), row[0]))
 
 
-def _served(found: Collection[tuple[int, str]]) -> list[tuple[str, str]]:
-    """Schema and queue instead of tenant and queue, without the tenants that are not served now."""
+def served(found: Collection[tuple[int, str]]) -> list[tuple[str, str]]:
+    """Schema and queue instead of tenant and queue, in the same order, without the tenants that are not served now."""
     if not found:
         return []
     serving = dict(Tenant.objects.serving().filter(pk__in={row[0] for row in found}).values_list("pk", "schema_name"))
-    return sorted((serving[tenant_id], queue) for tenant_id, queue in found if tenant_id in serving)
+    return [(serving[tenant_id], queue) for tenant_id, queue in found if tenant_id in serving]
 
 
 def sweep() -> int:
@@ -58,6 +58,6 @@ def wake() -> float | None:
     So a sender's limit is used up to the moment, and no wait depends on Redis.
     """
     woken, seconds = lanes.wake()
-    for schema_name, queue in _served(woken):
+    for schema_name, queue in served(woken):
         bells.ring(schema_name, queue)
     return seconds

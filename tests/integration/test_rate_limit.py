@@ -7,7 +7,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from notifications import drain, routing
-from notifications.dispatch import limiter
+from notifications.dispatch import lanes, limiter, sweep
 from notifications.dispatch.models import Lane, OutboxWindow
 from notifications.models import Outbox, OutboxMessage, Scope
 from notifications.models.fields import new_id
@@ -130,3 +130,61 @@ def test_a_suspect_without_a_permit_is_not_charged_and_stays_one(acme_sends):
     window_passes()
     turn()
     assert fresh(suspect).status == "sent"
+
+
+# Who goes first.
+
+
+def next_window() -> list[tuple[str, str]]:
+    """Permits are free again, and the lanes that waited for them are let go: schema and queue, as they are rung for."""
+    OutboxWindow.objects.update(ends={})
+    Lane.objects.exclude(not_before=None).update(not_before=timezone.now() - timedelta(seconds=1))
+    return sweep.served(lanes.wake()[0])
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_tenants_take_turns_on_the_platforms_sender(acme, globex, provider, first):
+    """Whoever has little to send does not wait until the other has sent all."""
+    with public_context():
+        Outbox.objects.filter(account__kind="email").update(is_active=False)
+        factories.Outbox(address="hi@platform.test", rate_limit=2)
+    much, little = sorted((acme, globex), key=lambda tenant: tenant.schema_name, reverse=bool(first))
+    for tenant, name, number in ((much, "much", 8), (little, "little", 2)):
+        with tenant_context(tenant):
+            for _ in range(number):
+                accepted(f"{name}@example.com")
+    due = [(much.schema_name, "default"), (little.schema_name, "default")]
+    for _ in range(2):
+        for schema_name, queue in due:
+            with tenant_context(schema_name):
+                turn(queue)
+        due = next_window()
+    assert [outgoing.to for outgoing in provider.received] == ["much@example.com"] * 2 + ["little@example.com"] * 2
+
+
+def test_what_is_more_pressing_gets_a_senders_permits_first(acme_sends):
+    limit_to(2)
+    for _ in range(5):
+        accepted("bulk@example.com", priority="bulk")
+    turn("bulk")
+    for _ in range(3):
+        accepted("code@example.com", priority="high")
+    assert turn("high").total == 0
+    assert [queue for _, queue in next_window()] == ["high", "bulk"]
+    # Even if the other's worker is quicker.
+    for queue in ("bulk", "high"):
+        turn(queue)
+    next_window()
+    for queue in ("bulk", "high", "bulk"):
+        turn(queue)
+        Lane.objects.filter(queue="bulk").update(not_before=None)
+    assert [outgoing.to.partition("@")[0] for outgoing in acme_sends.received] == [
+        "bulk", "bulk", "code", "code", "code", "bulk"]  # fmt: skip
+
+
+def test_pressing_messages_that_nobody_begins_are_not_waited_for(acme_sends, settings):
+    settings.NOTIFICATION_SETTINGS = {**settings.NOTIFICATION_SETTINGS, "RATE_LIMIT_WINDOW": 10}
+    limit_to(2)
+    on_ledger(accepted(priority="high")).update(due_at=timezone.now() - timedelta(minutes=10))
+    accepted("bulk@example.com", priority="bulk")
+    assert turn("bulk").sent == 1
