@@ -260,7 +260,7 @@ def _judge(sender: Sender, overs: Sequence[HandOver]) -> datetime | None:
         # It answered: whatever it said about one message, it is there.
         if not sender.state.well:
             sender.state = WELL
-            _ring_for(circuits.well(sender.who))
+            routing.ring_for(circuits.well(sender.who))
         return None
     reason = str(in_doubt[-1])
     until_ = circuits.failed(_held(sender), times=len(in_doubt), reason=reason)
@@ -279,14 +279,6 @@ def _held(sender: Sender) -> Who:
     """The account, whose lanes wait with it, unless what waits there can go by another."""
     who = sender.who
     return Who(who.owner, who.account, ()) if sender.others() else who
-
-
-def _ring_for(waited: Sequence[tuple[int, str]]) -> None:
-    """Ring for the current tenant's lanes that may go again; the sweep rings for other tenants'."""
-    tenant_id = current_tenant_id()
-    for owner, queue in waited:
-        if owner == tenant_id:
-            bells.ring_on_commit(queue)
 
 
 # The next sender.

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db import transaction
 
 from notifications.channels.addresses import InvalidAddress, clean_sender
-from notifications.dispatch import bells, circuits, limiter
+from notifications.dispatch import bells, circuits, lanes, limiter
 from notifications.dispatch.circuits import State, Who
 from notifications.dispatch.limiter import PLATFORM, Limit
 from notifications.exceptions import CommunicationError, InvalidSenderError
@@ -211,10 +211,21 @@ def limits_used(outboxes: Collection[Outbox]) -> dict[UUID, int]:
 def try_again(account: Account) -> None:
     """Let what waits for a paused account go: it was mended, or somebody says so."""
     with transaction.atomic():
-        tenant_id = current_tenant_id()
-        for owner, queue in circuits.well(who_is(account, current_scope())):
-            if owner == tenant_id:
-                bells.ring_on_commit(queue)
+        ring_for(circuits.well(who_is(account, current_scope())))
+
+
+def look_again(outbox: Outbox) -> None:
+    """Let what waits for a sender be looked at now: its limit was changed, or it was switched on."""
+    with transaction.atomic():
+        ring_for(lanes.let_go([outbox.pk]))
+
+
+def ring_for(waited: Collection[tuple[int, str]]) -> None:
+    """Ring for the current tenant's lanes; the sweep rings for other tenants'."""
+    tenant_id = current_tenant_id()
+    for owner, queue in waited:
+        if owner == tenant_id:
+            bells.ring_on_commit(queue)
 
 
 def stand_ins(outbox: Outbox, scope: str) -> list[Outbox]:

@@ -60,6 +60,17 @@ def counting(ends: Mapping[int, int], now: float, seconds: float) -> dict[int, i
     return {bucket: permits for bucket, permits in ends.items() if permits and frees_at(bucket, seconds) > now}
 
 
+def recounted(ends: Mapping[int, int], was: float, seconds: float) -> dict[int, int]:
+    """The same permits in the buckets of another window, each until no sooner than before; `was` 0: of none yet."""
+    if was in {0, seconds}:
+        return dict(ends)
+    moved: dict[int, int] = {}
+    for bucket, permits in ends.items():
+        end = bucket_at((bucket + 1) * was / BUCKETS, seconds)
+        moved[end] = moved.get(end, 0) + permits
+    return moved
+
+
 def grant(
     ends: Mapping[int, int], limit: Limit, *, wanted: int, now: float, lease: float
 ) -> tuple[dict[int, int], Grant]:
@@ -124,17 +135,17 @@ def used(limits: Sequence[Limit]) -> dict[UUID, int]:
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT owner, outbox, ends, extract(epoch FROM clock_timestamp())::float8
+            SELECT owner, outbox, ends, seconds, extract(epoch FROM clock_timestamp())::float8
             FROM {TABLE} WHERE owner = ANY(%s) AND outbox = ANY(%s)
             """,
             [[limit.owner for limit in limits], [limit.outbox for limit in limits]],
         )
-        windows = {(owner, outbox): (_read(ends), now) for owner, outbox, ends, now in cursor.fetchall()}
-    unused: tuple[dict[int, int], float] = ({}, 0.0)
-    return {
-        limit.outbox: sum(counting(*windows.get((limit.owner, limit.outbox), unused), limit.seconds).values())
-        for limit in limits
-    }
+        windows = {(row[0], row[1]): (_read(row[2]), row[3], row[4]) for row in cursor.fetchall()}
+    counts = {}
+    for limit in limits:
+        ends, was, now = windows.get((limit.owner, limit.outbox), ({}, 0.0, 0.0))
+        counts[limit.outbox] = sum(counting(recounted(ends, was, limit.seconds), now, limit.seconds).values())
+    return counts
 
 
 def _locked(limit: Limit) -> tuple[dict[int, int], float]:
@@ -144,19 +155,19 @@ def _locked(limit: Limit) -> tuple[dict[int, int], float]:
             f"""
             INSERT INTO {TABLE} AS kept (owner, outbox, ends) VALUES (%s, %s, '{{}}')
             ON CONFLICT (owner, outbox) DO UPDATE SET ends = kept.ends
-            RETURNING ends, extract(epoch FROM clock_timestamp())::float8
+            RETURNING ends, seconds, extract(epoch FROM clock_timestamp())::float8
             """,
             [limit.owner, limit.outbox],
         )
-        ends, now = cursor.fetchone()
-    return _read(ends), now
+        ends, was, now = cursor.fetchone()
+    return recounted(_read(ends), was, limit.seconds), now
 
 
 def _store(limit: Limit, ends: Mapping[int, int]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
-            f"UPDATE {TABLE} SET ends = %s WHERE owner = %s AND outbox = %s",
-            [json.dumps(ends), limit.owner, limit.outbox],
+            f"UPDATE {TABLE} SET ends = %s, seconds = %s WHERE owner = %s AND outbox = %s",
+            [json.dumps(ends), limit.seconds, limit.owner, limit.outbox],
         )
 
 

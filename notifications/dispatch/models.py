@@ -58,6 +58,7 @@ class OutboxWindow(models.Model):
     owner = models.IntegerField(help_text="The tenant's key; 0 is the platform.")
     outbox = models.UUIDField()
     ends = models.JSONField(default=dict)
+    seconds = models.FloatField(default=0, db_default=0, help_text="The window that the buckets of `ends` are of.")
 
     def __str__(self) -> str:
         return f"window of {self.outbox}"

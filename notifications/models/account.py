@@ -215,13 +215,18 @@ class Outbox(TenantModel):
             raise ValidationError({field: str(error)}) from error
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Store the outbox.
+        """Store the outbox; what waits for it is looked at again, as its limit may be another now.
 
         Raises:
             ValidationError: the address or the handler is not allowed.
         """
+        from notifications import routing
+
         self.clean()
+        known = not self._state.adding
         super().save(*args, **kwargs)
+        if known:
+            routing.look_again(self)
 
     def check_rate_limit(self) -> bool:
         """Whether the outbox may send now; only looks. Whoever sends takes a permit, which may be another's by then."""

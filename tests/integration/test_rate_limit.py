@@ -11,6 +11,7 @@ from notifications.dispatch import lanes, limiter, sweep
 from notifications.dispatch.models import Lane, OutboxWindow
 from notifications.models import Outbox, OutboxMessage, Scope
 from notifications.models.fields import new_id
+from notifications.queues import queue_named
 from tenants.context import public_context, tenant_context
 from tests import factories
 from tests.factories import accepted, fresh, on_ledger, race, turn
@@ -188,3 +189,34 @@ def test_pressing_messages_that_nobody_begins_are_not_waited_for(acme_sends, set
     on_ledger(accepted(priority="high")).update(due_at=timezone.now() - timedelta(minutes=10))
     accepted("bulk@example.com", priority="bulk")
     assert turn("bulk").sent == 1
+
+
+@pytest.mark.parametrize("window", [2, 36000])
+def test_what_was_used_counts_on_when_operators_change_the_window_and_no_longer(acme_sends, settings, window):
+    outbox = limit_to(3)
+    for _ in range(2):
+        accepted()
+    turn()
+    settings.NOTIFICATION_SETTINGS = {**settings.NOTIFICATION_SETTINGS, "RATE_LIMIT_WINDOW": window}
+    limit = routing.limit_of(outbox, Scope.TENANT)
+    assert limiter.free_now(limit) == 1
+    for _ in range(2):
+        accepted()
+    turn()
+    assert sent() == 3
+    wait = Lane.objects.exclude(not_before=None).get().not_before - timezone.now()
+    assert wait <= timedelta(seconds=window * 1.1 + 36)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_limit_that_is_raised_lets_what_waits_go_at_once(acme, in_acme, provider, valkey):
+    outbox = factories.Outbox(rate_limit=1)
+    for _ in range(3):
+        accepted()
+    turn()
+    queue_named("default").empty()
+    outbox.rate_limit = 10
+    outbox.save()
+    assert not Lane.objects.exclude(not_before=None).exists()
+    assert len(queue_named("default")) == 1
+    assert turn().sent == 2
