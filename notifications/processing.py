@@ -12,9 +12,11 @@ from datetime import timedelta
 from uuid import UUID
 
 from django.conf import settings
+from django.db.models.functions import Now
 
 from notifications import delivery, lifecycle
 from notifications.delivery import Tally
+from notifications.dispatch.models import Kind, LedgerRow
 from notifications.dispatch.sweep import waiting
 from notifications.exceptions import CommunicationError
 from notifications.models import NotificationChannel, Outbox, Priority
@@ -25,7 +27,7 @@ from tenants.models import Tenant
 logger = logging.getLogger(__name__)
 
 PASS_SECONDS = 600.0
-"""How long a pass goes on at most, when new work comes as fast as it is done."""
+"""How long a pass goes on with work that came after it had begun."""
 TURN_SECONDS = 30.0
 """How long one tenant's turn lasts at most, and so how long the others, and who wants to stop, wait for it."""
 LATE_SECONDS = 1.0
@@ -116,9 +118,12 @@ class Pass:
             with public_context():
                 self._senders = set(_senders_of(self.kind))
         deadline = time.monotonic() + PASS_SECONDS
+        due_first = LedgerRow.objects.filter(kind=Kind.SEND, due_at__lte=Now()).count()
         finished: set[Turn] = set()
         settled = False
-        while time.monotonic() < deadline and not self.stopped():
+        while not self.stopped():
+            if time.monotonic() >= deadline and self.tally.total >= due_first:
+                return
             if turns := [turn for turn in self._due() if turn not in finished]:
                 for turn in turns:
                     if self.stopped():

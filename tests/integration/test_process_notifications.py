@@ -122,6 +122,16 @@ def test_a_limit_above_a_batch_holds_too(acme: Tenant, both: Fake, settings) -> 
     assert run("--limit=5").startswith("5 sent")
 
 
+def test_a_pass_takes_all_that_was_due_when_it_began_however_long_that_takes(
+    acme: Tenant, both: Fake, settings, monkeypatch
+) -> None:
+    monkeypatch.setattr("notifications.processing.PASS_SECONDS", 0)
+    settings.NOTIFICATION_SETTINGS = {**settings.NOTIFICATION_SETTINGS, "PROCESSING_BATCH_SIZE": 2}
+    for number in range(6):
+        accepted(f"ada{number}@example.com", tenant=acme)
+    assert run().startswith("6 sent")
+
+
 @pytest.mark.django_db(transaction=True)
 def test_what_lands_after_its_turn_counts_too_against_the_limit_and_in_the_line(
     acme: Tenant, both: Fake, monkeypatch
