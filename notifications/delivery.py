@@ -132,7 +132,8 @@ def deliver_one(message_id: UUID, lane_id: int, *, schema_name: str) -> None:
         message = OutboxMessage.objects.get(pk=message_id)
         lane = DueLane(lane_id, message.outbox_scope, message.outbox_uuid)
         claim = Claim(current_tenant_id(), worker_name()[:100])
-        Drain(lane, message.priority, claim, only=message_id, left=1).run()
+        # Whoever names a message wants that one, also where commands take all others.
+        Drain(lane, message.priority, claim, only=message_id, left=1, manual=True).run()
 
 
 def finish_late(seconds: float | None = None) -> bool:

@@ -90,11 +90,22 @@ class Schedule(Scheduler):  # type: ignore[misc]
         return len(due)
 
     def keep(self, name: str, every: timedelta, function: str, *, queue: str) -> None:
-        """See that a periodic job is in the schedule, under its name."""
-        if name not in self:
-            first = datetime.now(UTC) + every
-            # A result that is not kept would end the job after its first run.
-            self.schedule(first, function, id=name, queue_name=queue, interval=every.seconds, result_ttl=-1, timeout=-1)
+        """See that a periodic job is in the schedule, under its name and as it is to be now."""
+        first, seconds = datetime.now(UTC) + every, int(every.total_seconds())
+        if (due_at := self.connection.zscore(self.scheduled_jobs_key, name)) is not None:
+            if self._is_kept(name, function, seconds):
+                return
+            # Not put off, or two versions that run side by side would do so for ever.
+            first = min(first, datetime.fromtimestamp(due_at, UTC))
+        # A result that is not kept would end the job after its first run.
+        self.schedule(first, function, id=name, queue_name=queue, interval=seconds, result_ttl=-1, timeout=-1)
+
+    def _is_kept(self, name: str, function: str, seconds: int) -> bool:
+        try:
+            job = self.job_class.fetch(name, connection=self.connection)
+        except NoSuchJobError:
+            return False
+        return bool(job.func_name == function and job.meta.get("interval") == seconds)
 
     def enqueue_again(self, entry: Job) -> None:
         """Enqueue a periodic job that was taken, and put it back for its next time.

@@ -42,7 +42,7 @@ def send_notification(notification_id: UUID | str) -> OutboxMessage:
     tenant_id = current_tenant_id()
     row = LedgerRow.objects.filter(item=message.pk, tenant_id=tenant_id, kind=Kind.SEND).select_related("lane").first()
     if row is not None:
-        due = lanes.due(tenant_id=tenant_id, queue=row.lane.queue)
+        due = lanes.due(tenant_id=tenant_id, queue=row.lane.queue, manual=True)
         if row.lane_id in {lane.id for lane in due}:
             delivery.deliver_one(message.pk, row.lane_id, schema_name=connection.schema_name)
             message.refresh_from_db()

@@ -88,6 +88,9 @@ TEMPLATES = [
 _database = env.database("DATABASE_URL")
 _database["OPTIONS"].setdefault("connect_timeout", env.integer("DATABASE_CONNECT_TIMEOUT", 5))
 if _pool := env.integer("DATABASE_POOL_SIZE", 0):
+    if _pool < 4:
+        # A worker has up to three in use: its own, the writer's and that of what lands late.
+        raise env.SettingsError(f"DATABASE_POOL_SIZE must be 0 (no pool) or at least 4, not {_pool}")
     _database["OPTIONS"]["pool"] = {"min_size": 1, "max_size": _pool, "timeout": 10}
 DATABASES = {
     "default": {

@@ -56,6 +56,18 @@ def test_a_database_that_does_not_answer_is_one_line(process: list[str], tmp_pat
     assert "DATABASE_URL" in done.stderr
 
 
+def test_a_pool_that_is_too_small_for_a_worker_is_one_line() -> None:
+    done = start("-m", "services.worker", "default", DATABASE_POOL_SIZE="3")
+    assert done.returncode == 2
+    assert done.stderr == "carillon: DATABASE_POOL_SIZE must be 0 (no pool) or at least 4, not 3\n"
+
+
+def test_what_lands_late_is_written_down_with_the_smallest_pool_too() -> None:
+    late = "tests/integration/test_slow_providers.py::test_what_lands_after_its_turn_is_written_down"
+    done = start("-m", "pytest", "-q", "-p", "no:cacheprovider", late, DATABASE_POOL_SIZE="4")
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize("process", [["services.worker", "default"], ["services.scheduler"]])
 def test_a_redis_that_does_not_answer_is_one_line(process: list[str], tmp_path: Path) -> None:
     done = start("-m", *process, REDIS_URL=f"unix://{tmp_path}/absent.sock")

@@ -380,3 +380,10 @@ def test_a_person_may_do_more_than_the_clock(acme_sends):
     assert (entry.actor_id, entry.additional_data) == (ada.pk, {"reason": "she asked"})
     acme_sends.script("ada@example.com", Accepted())
     assert turn().sent == 1
+
+
+def test_one_message_is_sent_by_its_id_where_commands_take_all_others(acme_sends, settings):
+    settings.NOTIFY_SEND_IMMEDIATELY = False
+    other, message = accepted("grace@example.com"), accepted()
+    assert send_notification(message.pk).status == "sent"
+    assert fresh(other).status == "pending"

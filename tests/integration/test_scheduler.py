@@ -316,3 +316,13 @@ def test_the_sweep_finds_what_was_not_planned(acme_sends, valkey):
     factories.make_due(message)
     assert sweep.sweep() == 1
     assert fresh(message).status == "scheduled"
+
+
+def test_a_periodic_job_whose_time_or_function_is_another_now_is_kept_so_and_not_put_off(valkey):
+    name = jobs.PERIODIC[0].name
+    queues.schedule().keep(name, timedelta(minutes=1), "notifications.tasks.old", queue="maintenance")
+    due_at = entries(valkey)[name]
+    queues.schedule().keep(name, timedelta(minutes=2), "notifications.tasks.new", queue="maintenance")
+    job = JsonJob.fetch(name, connection=valkey)
+    assert (job.meta["interval"], job.func_name) == (120, "notifications.tasks.new")
+    assert entries(valkey)[name] == due_at
