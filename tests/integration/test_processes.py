@@ -63,8 +63,10 @@ def test_a_pool_that_is_too_small_for_a_worker_is_one_line() -> None:
 
 
 def test_what_lands_late_is_written_down_with_the_smallest_pool_too() -> None:
+    """On servers of its own: a second run of tests would take down this one's database."""
     late = "tests/integration/test_slow_providers.py::test_what_lands_after_its_turn_is_written_down"
-    done = start("-m", "pytest", "-q", "-p", "no:cacheprovider", late, DATABASE_POOL_SIZE="4")
+    own = {"DATABASE_URL": None, "REDIS_URL": None, "DATABASE_POOL_SIZE": "4"}
+    done = start("-m", "pytest", "-q", "-p", "no:cacheprovider", late, **own)
     assert done.returncode == 0, done.stdout
 
 
